@@ -1,0 +1,1 @@
+"""Landed: transactional notifications that are proven to land, on nothing but Postgres."""
