@@ -153,7 +153,12 @@ class EmbeddedPostgres:
         return self.dsn()
 
     def stop(self, mode: Literal["fast", "immediate"] = "fast") -> None:
-        """Stop the server if it is ours, and leave nothing behind but its data. Safe to call twice."""
+        """Stop the server if it is ours, and leave nothing behind but its data. Safe to call twice.
+
+        Without a ``start()`` before, it stops what a dead owner left running.
+        """
+        if self._lock is None and self.data_dir.exists():
+            self.owned = self._acquire()
         if self.owned and self._live_postmaster() is not None:
             self._pg_ctl("stop", "-m", mode)
         if self.owned and self._socket_dir() != self.data_dir:
