@@ -35,7 +35,9 @@ class ApiSettings(Section):
     host: str = "127.0.0.1"
     port: int = 8025
     public_url: str | None = None  # how providers and recipients reach us: webhooks, unsubscribe links
-    body_bytes_max: int = 256 * 1024  # one notification is about 2 KB; this leaves room for long variables
+    body_bytes_max: int = (
+        256 * 1024
+    )  # one notification is about 2 KB; this leaves room for long variables
     batch_bytes_max: int = 8 * 1024 * 1024
     webhook_bytes_max: int = 1024 * 1024  # Mailgun events are under 100 KB
     accept_group_max: int = 500  # requests in one commit; more only lengthens the wait of the first
@@ -60,7 +62,9 @@ class Times(Section):
     send_seconds: Seconds = 10.0  # T_send
     commit_max_seconds: Seconds = 5.0
     lease_seconds: Seconds = 60.0  # C
-    settle_seconds: Seconds = 30.0  # after which an old epoch's call cannot still be under way at the provider
+    settle_seconds: Seconds = (
+        30.0  # after which an old epoch's call cannot still be under way at the provider
+    )
     quarantine_seconds: Seconds = 120.0  # T_q
     shutdown_grace_seconds: Seconds = 20.0
 
@@ -107,7 +111,9 @@ class Bounces(Section):
 class Worker(Section):
     claim_max: int = 300  # rows in one claim; G must cover handing them to the network
     concurrency: int = 200  # provider calls under way at once, per lane
-    retry_share: float = Field(default=0.25, gt=0, lt=1)  # of a claim, so that retries never starve first attempts
+    retry_share: float = Field(
+        default=0.25, gt=0, lt=1
+    )  # of a claim, so that retries never starve first attempts
     poll_seconds: Seconds = 1.0  # wake-ups are hints; this is what correctness rests on
     heartbeat_seconds: Seconds = 5.0
     render_processes: int = Field(default=1, ge=1)
@@ -178,7 +184,9 @@ class Settings(BaseSettings):
         for channel, names in self.routes.items():
             for name in names:
                 if name not in self.providers:
-                    raise ValueError(f"routes.{channel} names provider {name!r}, which providers does not define")
+                    raise ValueError(
+                        f"routes.{channel} names provider {name!r}, which providers does not define"
+                    )
         return self
 
     @property
@@ -192,7 +200,12 @@ class Settings(BaseSettings):
         call = (t.gate_seconds + t.send_seconds) * 1.01  # clocks may drift by a percent
         return [
             Inequality(
-                "1", "client_retry_horizon", t.client_retry_horizon_seconds, "key_ttl", t.key_ttl_seconds, True
+                "1",
+                "client_retry_horizon",
+                t.client_retry_horizon_seconds,
+                "key_ttl",
+                t.key_ttl_seconds,
+                True,
             ),
             Inequality("2", "key_ttl", t.key_ttl_seconds, "retention", t.retention_seconds, False),
             Inequality(
@@ -214,9 +227,7 @@ class Settings(BaseSettings):
                 t.key_ttl_seconds,
                 True,
             ),
-            Inequality(
-                "3b", "retry span", self.retry_span_seconds, "validity", t.validity_seconds, False
-            ),
+            Inequality("3b", "retry span", self.retry_span_seconds, "validity", t.validity_seconds, False),
             Inequality(
                 "4",
                 "validity + evidence_window",
@@ -226,16 +237,31 @@ class Settings(BaseSettings):
                 False,
             ),
             Inequality(
-                "5", "(gate + send) * 1.01 + commit_max", call + t.commit_max_seconds, "lease", t.lease_seconds, True
+                "5",
+                "(gate + send) * 1.01 + commit_max",
+                call + t.commit_max_seconds,
+                "lease",
+                t.lease_seconds,
+                True,
             ),
             Inequality(
-                "6", "(gate + send) * 1.01 + settle", call + t.settle_seconds, "quarantine", t.quarantine_seconds, False
+                "6",
+                "(gate + send) * 1.01 + settle",
+                call + t.settle_seconds,
+                "quarantine",
+                t.quarantine_seconds,
+                False,
             ),
             Inequality(
                 "9a", "lock_timeout", t.lock_timeout_seconds, "request_budget", t.request_budget_seconds, True
             ),
             Inequality(
-                "9b", "request_budget", t.request_budget_seconds, "client_timeout", t.client_timeout_seconds, True
+                "9b",
+                "request_budget",
+                t.request_budget_seconds,
+                "client_timeout",
+                t.client_timeout_seconds,
+                True,
             ),
             Inequality(
                 "9c",
@@ -267,7 +293,9 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         settings = Settings(**overrides)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()
+        )
         raise ConfigurationError(problems) from None
     settings.check_times()
     return settings

@@ -58,13 +58,17 @@ class OutcomeKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The classified result of one provider call. ``detail`` is for operators and never holds an address or body."""
+    """The classified result of one provider call. ``detail`` is for operators and never holds an address or body.
+
+    reason: a named end of its own (``render_failed``) where the kind alone would not tell.
+    """
 
     kind: OutcomeKind
     detail: str
     status_code: int | None = None
     provider_message_id: str | None = None
     retry_after_seconds: float | None = None
+    reason: str | None = None
 
 
 class EvidenceKind(StrEnum):

@@ -312,7 +312,8 @@ CREATE TABLE store.notifications (
                                                       AND (state <> 'planned' OR trace IS NOT NULL))
 ) PARTITION BY RANGE (id);
 COMMENT ON COLUMN store.notifications.request IS 'What the producer asked, as it asked, less its idempotency key';
-CREATE INDEX notifications_due ON store.notifications (due_at) WHERE state = 'accepted';
+-- Class first: a campaign waiting for intake never delays a password reset.
+CREATE INDEX notifications_due ON store.notifications (class, due_at) WHERE state = 'accepted';
 
 -- Delivering ------------------------------------------------------------------------------------------------------------
 
@@ -387,7 +388,7 @@ CREATE TABLE store.attempts (
     provider    text NOT NULL,
     worker_id   uuid NOT NULL,
     state       text NOT NULL DEFAULT 'open'
-                CHECK (state IN ('open', 'ambiguous', 'accepted', 'refused', 'not_sent')),
+                CHECK (state IN ('open', 'ambiguous', 'accepted', 'refused', 'not_sent', 'duplicate')),
     outcome     text,
     status_code smallint,
     detail      text,
@@ -400,6 +401,10 @@ CREATE TABLE store.attempts (
     CONSTRAINT attempts_classified CHECK ((state = 'open') = (outcome IS NULL))
 ) PARTITION BY RANGE (delivery_id);
 COMMENT ON TABLE store.attempts IS 'One row per provider call, committed before the call (I1)';
+COMMENT ON COLUMN store.attempts.state IS
+    'open: may be under way. ambiguous: its outcome is unknown. accepted: the provider has it. refused: the provider said '
+    'no. not_sent: shown never to have been accepted. duplicate: accepted although another attempt was: the alarm that '
+    'must never sound';
 
 CREATE UNIQUE INDEX attempts_one_open ON store.attempts (shard, delivery_id) WHERE state IN ('open', 'ambiguous'); -- I3
 CREATE UNIQUE INDEX attempts_one_accepted ON store.attempts (shard, delivery_id) WHERE state = 'accepted';         -- I4

@@ -1,0 +1,99 @@
+"""What to do after one provider call: pure, so that every row of the table can be read and tested."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from app.domain.models import DeliveryState, Outcome, OutcomeKind
+
+RETRY_AFTER_DEFAULT_SECONDS = 30.0  # a provider that says "slow down" without saying for how long
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """ladder: delays in seconds after the first, second, ... failure (R-089). jitter: the most that is added (R-090)."""
+
+    ladder: Sequence[float]
+    jitter: float
+    retry_after_max_seconds: float
+    unauthorized_pause_seconds: float
+    confirm_after_seconds: float
+    ambiguous_first_lookup_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The delivery's next state; ``due_at`` is None exactly when that state is terminal (I9)."""
+
+    state: DeliveryState
+    attempt_state: str
+    reason: str | None
+    due_at: datetime | None
+    burns: bool = False
+    pause_provider_seconds: float | None = None
+
+
+def decide(
+    outcome: Outcome,
+    *,
+    failures: int,
+    expires_at: datetime,
+    now: datetime,
+    jitter: float,
+    policy: RetryPolicy,
+) -> Decision:
+    """What one outcome means for its delivery.
+
+    failures: budget spent before this call. jitter: a random number in [0, 1), handed in.
+    """
+
+    def wait(seconds: float, reason: str, *, burns: bool = False, pause: float | None = None) -> Decision:
+        # Never past expiry: then the row is due when it expires, and its end is recorded in time.
+        due = min(now + timedelta(seconds=seconds * (1 + policy.jitter * jitter)), max(expires_at, now))
+        attempt_state = (
+            "not_sent" if outcome.kind in NEVER_LEFT and outcome.status_code is None else "refused"
+        )
+        return Decision(DeliveryState.QUEUED, attempt_state, reason, due, burns, pause)
+
+    match outcome.kind:
+        case OutcomeKind.ACCEPTED:
+            due = now + timedelta(seconds=policy.confirm_after_seconds)
+            return Decision(DeliveryState.SENT, "accepted", None, due)
+        case OutcomeKind.UNKNOWN:
+            due = now + timedelta(seconds=policy.ambiguous_first_lookup_seconds)
+            return Decision(DeliveryState.AMBIGUOUS, "ambiguous", "outcome_unknown", due)
+        case OutcomeKind.RELEASED:
+            return Decision(DeliveryState.QUEUED, "not_sent", "released", now)
+        case OutcomeKind.TRANSIENT if failures < len(policy.ladder):
+            asked = outcome.retry_after_seconds or 0.0
+            return wait(max(policy.ladder[failures], _clamp(asked, policy)), "retry", burns=True)
+        case OutcomeKind.TRANSIENT:
+            state = "not_sent" if outcome.status_code is None else "refused"
+            return Decision(DeliveryState.DEAD, state, "retries_exhausted", None, burns=True)
+        case OutcomeKind.RATE_LIMITED:
+            seconds = _clamp(outcome.retry_after_seconds or RETRY_AFTER_DEFAULT_SECONDS, policy)
+            return wait(seconds, "rate_limited", pause=seconds)
+        case OutcomeKind.UNAUTHORIZED:
+            seconds = policy.unauthorized_pause_seconds
+            return wait(seconds, "unauthorized", pause=seconds)
+        case OutcomeKind.RECIPIENT_INVALID:
+            return Decision(DeliveryState.FAILED, "refused", "recipient_invalid", None)
+        case OutcomeKind.REJECTED:
+            state = "not_sent" if outcome.status_code is None else "refused"
+            return Decision(DeliveryState.DEAD, state, outcome.reason or "rejected", None)
+
+
+NEVER_LEFT = frozenset({OutcomeKind.TRANSIENT, OutcomeKind.RELEASED, OutcomeKind.REJECTED})
+
+
+def _clamp(seconds: float, policy: RetryPolicy) -> float:
+    return min(max(seconds, 1.0), policy.retry_after_max_seconds)
+
+
+def next_lookup(
+    *, lookups: int, first_seconds: float, backoff: float, interval_max_seconds: float, now: datetime
+) -> datetime:
+    """When to ask again after ``lookups`` questions that settled nothing."""
+    return now + timedelta(seconds=min(first_seconds * backoff**lookups, interval_max_seconds))
