@@ -1,0 +1,203 @@
+"""Compile a template, render it, say what is wrong with it.
+
+Runs in the child only: nothing here limits CPU or memory.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2.environment import Template
+from jinja2.exceptions import SecurityError, TemplateRuntimeError, TemplateSyntaxError, UndefinedError
+from jinja2.meta import find_undeclared_variables
+
+from app.errors import FieldError, TemplateRenderError
+from app.rendering.environment import (
+    PlainDataEnvironment,
+    compile_part,
+    html_environment,
+    line_of,
+    parse,
+    text_environment,
+)
+from app.rendering.text_alternative import derive_text
+from app.rendering.types import Rendered, RenderLimits, TemplateCheck, TemplateSource, content_hash
+
+MESSAGE_CHARS_MAX = 300
+LINE_SEPARATORS = "\u2028\u2029"  # not control characters, and yet str.splitlines() makes two headers of one
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A template version ready to render, and the names it reads."""
+
+    subject: Template
+    html: Template | None
+    text: Template
+    variables: frozenset[str]
+    text_source: str
+
+
+class Overran(BaseException):
+    """A job used up its CPU time. No Exception, so that nothing inside Jinja takes it for one of its own"""
+
+    part = "template"
+
+
+class Problems:
+    """Collects what is wrong, part by part, so that one answer names it all."""
+
+    def __init__(self) -> None:
+        self.errors: list[FieldError] = []
+
+    @contextmanager
+    def of(self, part: str) -> Iterator[None]:
+        try:
+            yield
+        except TemplateRenderError as exc:
+            self.errors.extend(exc.errors)
+        except Overran as exc:
+            exc.part = part
+            raise
+        except Exception as exc:  # whatever a template provokes is the template's error
+            self.errors.append(FieldError(part, explain(exc, part)))
+
+    def settle(self) -> None:
+        if self.errors:
+            raise TemplateRenderError(*self.errors)
+
+
+def compile_template(source: TemplateSource, limits: RenderLimits) -> Compiled:
+    """Raises TemplateRenderError naming every part that does not compile."""
+    problems = Problems()
+    names: set[str] = set()
+
+    def compiled(part: str, environment: PlainDataEnvironment, text: str, chars_max: int) -> Template | None:
+        with problems.of(part):
+            if len(text) > chars_max:
+                raise TemplateRenderError(
+                    FieldError(part, f"the source is longer than {chars_max} characters")
+                )
+            tree = parse(environment, text)
+            names.update(find_undeclared_variables(tree) - environment.globals.keys())
+            return compile_part(environment, tree, part)
+        return None
+
+    subject = compiled("subject", text_environment(), source.subject, limits.subject_chars)
+    html = None
+    if source.html is not None:
+        html = compiled("html", html_environment(), source.html, limits.source_chars)
+    problems.settle()
+
+    text_source = ""
+    with problems.of("text"):
+        text_source = text_part(source)
+    problems.settle()
+    text = compiled("text", text_environment(), text_source, limits.source_chars)
+    problems.settle()
+    assert subject is not None
+    assert text is not None
+    return Compiled(subject, html, text, frozenset(names), text_source)
+
+
+def text_part(source: TemplateSource) -> str:
+    """The text template: the given one, else derived from the HTML (R-122)."""
+    if source.text is not None:
+        return source.text
+    if source.html is None:
+        raise TemplateRenderError(FieldError("text", "missing; a template needs html, text or both"))
+    return derive_text(source.html)
+
+
+def check_template(source: TemplateSource, limits: RenderLimits) -> TemplateCheck:
+    try:
+        compiled = compile_template(source, limits)
+    except TemplateRenderError as exc:
+        return TemplateCheck(frozenset(), exc.errors)
+    return TemplateCheck(compiled.variables, (), compiled.text_source)
+
+
+def render(compiled: Compiled, variables: Mapping[str, Any], limits: RenderLimits) -> Rendered:
+    """Raises TemplateRenderError naming every part that fails, with the template line."""
+    problems = Problems()
+    subject = text = ""
+    html = None
+    with problems.of("subject"):
+        subject = one_line(generate(compiled.subject, variables, limits.output_chars), limits.subject_chars)
+    if compiled.html is not None:
+        with problems.of("html"):
+            html = generate(compiled.html, variables, limits.output_chars)
+    with problems.of("text"):
+        text = generate(compiled.text, variables, limits.output_chars)
+    problems.settle()
+    return Rendered(subject, html, text, content_hash(subject, html, text))
+
+
+def generate(template: Template, variables: Mapping[str, Any], chars_max: int) -> str:
+    """Piece by piece, so that an endless template stops at the limit and not when memory runs out."""
+    pieces: list[str] = []
+    chars = 0
+    for piece in template.generate(variables):
+        chars += len(piece)
+        if chars > chars_max:
+            raise TemplateRenderError(
+                FieldError(str(template.filename), f"longer than {chars_max} characters")
+            )
+        pieces.append(piece)
+    result = "".join(pieces)
+    if "\0" in result or not _encodable(result):
+        raise TemplateRenderError(FieldError(str(template.filename), "holds a character that cannot be sent"))
+    return result
+
+
+def _encodable(text: str) -> bool:
+    """False for a lone surrogate, which JSON can carry and UTF-8 cannot."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def one_line(subject: str, chars_max: int) -> str:
+    """The subject as one header line. A line break in it would start a header of some variable's choosing."""
+    subject = subject.strip()
+    if not subject.isprintable() and any(map(_breaks_header, subject)):
+        raise TemplateRenderError(FieldError("subject", "holds a line break or another control character"))
+    if len(subject) > chars_max:
+        raise TemplateRenderError(FieldError("subject", f"longer than {chars_max} characters"))
+    return subject
+
+
+def _breaks_header(char: str) -> bool:
+    return char in LINE_SEPARATORS or unicodedata.category(char) == "Cc"
+
+
+def explain(exc: Exception, part: str) -> str:
+    """What went wrong, without a value of the context: the words are ours or the template's own."""
+    line = exc.lineno if isinstance(exc, TemplateSyntaxError) else line_of(exc, part)
+    message = _words(exc)
+    return (f"line {line}: {message}" if line else message)[:MESSAGE_CHARS_MAX]
+
+
+def _words(exc: Exception) -> str:
+    for kind, words in EXPLANATIONS:
+        if isinstance(exc, kind):
+            return words(exc) if callable(words) else words
+    return f"these values do not fit what the template does with them ({type(exc).__name__})"
+
+
+EXPLANATIONS: tuple[tuple[type[Exception], str | Callable[[Any], str]], ...] = (
+    (SecurityError, "not allowed in a template"),
+    (UndefinedError, lambda exc: exc.message or "undefined"),
+    (TemplateSyntaxError, lambda exc: exc.message or "not a template"),
+    (TemplateRuntimeError, lambda exc: exc.message or "cannot be rendered"),
+    (RecursionError, "nested too deeply"),
+    (MemoryError, "needs too much memory"),
+)
