@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import reduce
-from typing import Final
+from typing import Any, Final
 
 from app.domain.models import BounceClass, DeliveryState, Evidence, EvidenceKind
 
@@ -124,4 +124,5 @@ def _earliest(standing: Standing, evidence: Evidence) -> Standing:
     known: datetime | None = getattr(standing, column)
     if known is not None and known <= evidence.occurred_at:
         return standing
-    return replace(standing, **{column: evidence.occurred_at})
+    moment: dict[str, Any] = {column: evidence.occurred_at}
+    return replace(standing, **moment)

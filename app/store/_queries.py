@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import LiteralString, cast
+from typing import Any, LiteralString, cast
 
 from psycopg.sql import SQL
 
@@ -22,3 +23,9 @@ def load(file: str) -> dict[str, SQL]:
         raise ValueError(f"{file}.sql names a statement twice")
     # The text comes from our own files, never from input: it may be called literal.
     return {name: SQL(cast(LiteralString, body.strip())) for name, body in zip(names, bodies, strict=True)}
+
+
+def columns(rows: Iterable[object], **names: str) -> dict[str, list[Any]]:
+    """Turns rows into the column arrays a set-based statement unnests: parameter name -> attribute of each row."""
+    rows = list(rows)
+    return {parameter: [getattr(row, attribute) for row in rows] for parameter, attribute in names.items()}

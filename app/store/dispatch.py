@@ -1,0 +1,198 @@
+"""Statements of flows.dispatch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg.rows import class_row
+
+from app.db import Connection
+from app.store._queries import columns, load
+
+_q = load("dispatch")
+SHARE_FENCE = _q["share_fence"]
+LOCK_DUE = _q["lock_due"]
+SHARE_ADDRESSES = _q["share_addresses"]
+OPEN_ATTEMPTS = _q["open_attempts"]
+LOCK_DELIVERIES = _q["lock_deliveries"]
+RECORD_OUTCOMES = _q["record_outcomes"]
+UNPARK = _q["unpark"]
+PAUSE_PROVIDER = _q["pause_provider"]
+PROVIDER_OK = _q["provider_ok"]
+NEXT_DUE = _q["next_due"]
+LOAD_TEMPLATES = _q["load_templates"]
+SUPPRESS_REFUSED = _q["suppress_refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A delivery whose intent is written, and what is needed to send it."""
+
+    shard: int
+    id: UUID
+    notification_id: UUID
+    tenant_id: int
+    category: str
+    klass: str
+    channel: str
+    address: str
+    sender: str
+    reply_to: str | None
+    template_id: str
+    template_version: int
+    attempt_no: int
+    failures: int
+    expires_at: datetime
+    tenant: str
+    variables: dict[str, Any]
+    test_mode: bool
+    track_opens: bool
+    track_clicks: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The end of one attempt, as the statement wants it."""
+
+    claimed: Claimed
+    attempt_state: str
+    outcome: str
+    status_code: int | None
+    detail: str
+    message_id: str | None
+    hash: bytes | None
+    state: str
+    reason: str | None
+    due_at: datetime | None
+    burns: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateRow:
+    tenant_id: int
+    template_id: str
+    version: int
+    channel: str
+    subject: str | None
+    html: str | None
+    text: str | None
+
+
+async def claim(
+    conn: Connection,
+    *,
+    lane: str,
+    provider: str,
+    region: str,
+    worker_id: UUID,
+    limit: int,
+    retry_share: float,
+    lease_seconds: float,
+) -> tuple[int, list[Claimed]]:
+    """Locks due deliveries and writes their intents. Nothing may be sent before the transaction is durably committed.
+
+    Answers how many rows were taken up (some may have ended as expired or suppressed) and those to send.
+    """
+    await conn.execute(SHARE_FENCE)
+    cursor = await conn.execute(
+        LOCK_DUE,
+        {
+            "lane": lane,
+            "provider": provider,
+            "claim_max": limit,
+            "first_max": max(1, limit - int(limit * retry_share)),
+        },
+    )
+    due = await cursor.fetchall()
+    if not due:
+        return 0, []
+    await conn.execute(SHARE_ADDRESSES, {"buckets": [bucket for _, _, bucket in due]})
+    async with conn.cursor(row_factory=class_row(Claimed)) as rows:
+        await rows.execute(
+            OPEN_ATTEMPTS,
+            {
+                "shards": [shard for shard, _, _ in due],
+                "ids": [id_ for _, id_, _ in due],
+                "region": region,
+                "provider": provider,
+                "worker_id": worker_id,
+                "lease_seconds": lease_seconds,
+            },
+        )
+        return len(due), await rows.fetchall()
+
+
+async def record_outcomes(conn: Connection, records: Sequence[Recorded]) -> None:
+    claimed = [r.claimed for r in records]
+    keys = columns(claimed, shards="shard", ids="id")
+    await conn.execute(LOCK_DELIVERIES, keys)
+    await conn.execute(
+        RECORD_OUTCOMES,
+        keys
+        | columns(claimed, nos="attempt_no", tenant_ids="tenant_id", notification_ids="notification_id")
+        | columns(
+            records,
+            attempt_states="attempt_state",
+            outcomes="outcome",
+            status_codes="status_code",
+            details="detail",
+            message_ids="message_id",
+            hashes="hash",
+            states="state",
+            reasons="reason",
+            due_ats="due_at",
+            burns="burns",
+        ),
+    )
+    message_ids = [r.message_id for r in records if r.message_id]
+    if message_ids:
+        await conn.execute(UNPARK, {"message_ids": message_ids})
+
+
+async def suppress_refused(conn: Connection, refused: Sequence[Recorded]) -> None:
+    """The provider refused these addresses outright; the caller holds their locks."""
+    await conn.execute(
+        SUPPRESS_REFUSED,
+        columns([r.claimed for r in refused], tenant_ids="tenant_id", channels="channel", addresses="address", ids="id")
+        | columns(refused, details="detail"),
+    )
+
+
+async def pause_provider(
+    conn: Connection, *, provider: str, status: str, detail: str, seconds: float, hits: int
+) -> None:
+    await conn.execute(
+        PAUSE_PROVIDER,
+        {"provider": provider, "status": status, "detail": detail, "seconds": seconds, "hits": hits},
+    )
+
+
+async def provider_ok(conn: Connection, *, provider: str) -> None:
+    await conn.execute(PROVIDER_OK, {"provider": provider})
+
+
+async def next_due(conn: Connection, *, lane: str) -> datetime | None:
+    cursor = await conn.execute(NEXT_DUE, {"lane": lane})
+    row = await cursor.fetchone()
+    return None if row is None else row[0]
+
+
+async def load_templates(
+    conn: Connection, keys: Iterable[tuple[int, str, int]], *, channel: str
+) -> list[TemplateRow]:
+    wanted = list(keys)
+    async with conn.cursor(row_factory=class_row(TemplateRow)) as cursor:
+        await cursor.execute(
+            LOAD_TEMPLATES,
+            {
+                "tenant_ids": [k[0] for k in wanted],
+                "template_ids": [k[1] for k in wanted],
+                "versions": [k[2] for k in wanted],
+                "channel": channel,
+            },
+        )
+        return await cursor.fetchall()

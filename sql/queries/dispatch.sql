@@ -1,0 +1,240 @@
+-- The statements of flows.dispatch. A claim is three of them in one transaction, each with a snapshot of its own: lock
+-- rows, share the locks of their addresses, and only then look at suppressions and write the intents (I1, I2, I11).
+
+-- name: share_fence
+-- A promotion takes this lock exclusively: no claim straddles a change of epoch (I2).
+SELECT pg_advisory_xact_lock_shared(12, 0);
+
+-- name: lock_due
+-- First attempts first: retries get their share of the claim and whatever first attempts leave, never more.
+WITH awake AS (
+    SELECT NOT EXISTS (
+        SELECT FROM store.provider_states p
+        WHERE p.provider = %(provider)s AND p.paused_until > now()
+    ) AS yes
+), first_attempts AS (
+    SELECT d.shard, d.id, d.tenant_id, d.channel, d.address
+    FROM store.deliveries d
+    WHERE d.lane = %(lane)s
+      AND NOT (d.failures > 0)
+      AND d.state = 'queued'
+      AND d.due_at <= now()
+      AND (SELECT yes FROM awake)
+    ORDER BY d.due_at
+    LIMIT %(first_max)s
+    FOR UPDATE SKIP LOCKED
+), retries AS (
+    SELECT d.shard, d.id, d.tenant_id, d.channel, d.address
+    FROM store.deliveries d
+    WHERE d.lane = %(lane)s
+      AND (d.failures > 0)
+      AND d.state = 'queued'
+      AND d.due_at <= now()
+      AND (SELECT yes FROM awake)
+    ORDER BY d.due_at
+    LIMIT (SELECT greatest(0, %(claim_max)s - count(*)) FROM first_attempts)
+    FOR UPDATE SKIP LOCKED
+)
+SELECT shard, id, store.address_bucket(tenant_id, channel, address) AS bucket FROM first_attempts
+UNION ALL
+SELECT shard, id, store.address_bucket(tenant_id, channel, address) AS bucket FROM retries;
+
+-- name: share_addresses
+-- An opt-out holds its address exclusively until it has committed. Ascending, as everyone takes them.
+SELECT pg_advisory_xact_lock_shared(11, bucket)
+FROM (SELECT DISTINCT bucket FROM unnest(%(buckets)s::int[]) AS bucket ORDER BY bucket) AS ordered;
+
+-- name: open_attempts
+-- What may be sent gets its intent written; what expired or was suppressed meanwhile ends here, recorded.
+WITH fence AS (
+    SELECT r.epoch
+    FROM store.regions r
+    WHERE r.name = %(region)s AND r.active
+), judged AS MATERIALIZED (
+    SELECT d.shard, d.id, d.tenant_id, d.notification_id, d.attempt_no, fence.epoch,
+           CASE WHEN s.reason IS NOT NULL THEN 'suppressed' WHEN d.expires_at <= now() THEN 'expired' END AS ending,
+           coalesce('suppressed:' || s.reason, 'expired') AS ending_reason
+    FROM unnest(%(shards)s::smallint[], %(ids)s::uuid[]) AS due(shard, id)
+    JOIN store.deliveries d ON d.shard = due.shard AND d.id = due.id
+    CROSS JOIN fence
+    LEFT JOIN LATERAL (
+        SELECT s.reason
+        FROM store.suppressions s
+        WHERE s.tenant_id = d.tenant_id
+          AND s.channel = d.channel
+          AND s.address = store.normalise_address(d.channel, d.address)
+          AND s.scope IN ('all', d.category)
+          AND s.lifted_at IS NULL
+        ORDER BY s.scope
+        LIMIT 1
+    ) s ON true
+), opened AS (
+    INSERT INTO store.attempts (shard, delivery_id, no, tenant_id, epoch, region, provider, worker_id)
+    SELECT j.shard, j.id, j.attempt_no + 1, j.tenant_id, j.epoch, %(region)s, %(provider)s, %(worker_id)s
+    FROM judged j
+    WHERE j.ending IS NULL
+), moved AS (
+    UPDATE store.deliveries d
+    SET state = coalesce(j.ending, 'sending'),
+        reason = CASE WHEN j.ending IS NOT NULL THEN j.ending_reason END,
+        attempt_no = CASE WHEN j.ending IS NULL THEN d.attempt_no + 1 ELSE d.attempt_no END,
+        lease_owner = CASE WHEN j.ending IS NULL THEN %(worker_id)s::uuid END,
+        due_at = CASE WHEN j.ending IS NULL THEN now() + make_interval(secs => %(lease_seconds)s) END,
+        ended_at = CASE WHEN j.ending IS NOT NULL THEN now() END,
+        provider = CASE WHEN j.ending IS NULL THEN %(provider)s ELSE d.provider END,
+        lookups = 0,
+        updated_at = now()
+    FROM judged j
+    WHERE d.shard = j.shard
+      AND d.id = j.id
+    RETURNING d.shard, d.id, d.notification_id, d.tenant_id, d.category, d.class, d.channel, d.address, d.sender,
+              d.reply_to, d.template_id, d.template_version, d.state, d.attempt_no, d.failures, d.expires_at
+), told AS (
+    INSERT INTO store.events (shard, id, tenant_id, notification_id, delivery_id, kind, source, data)
+    SELECT j.shard, store.new_id(j.shard), j.tenant_id, j.notification_id, j.id, j.ending, 'landed',
+           jsonb_build_object('reason', j.ending_reason)
+    FROM judged j
+    WHERE j.ending IS NOT NULL
+)
+SELECT m.shard, m.id, m.notification_id, m.tenant_id, m.category, m.class AS klass, m.channel, m.address, m.sender, m.reply_to,
+       m.template_id, m.template_version, m.attempt_no, m.failures, m.expires_at,
+       t.name AS tenant,
+       n.request -> 'variables' AS variables,
+       coalesce(c.test_mode, false) AS test_mode,
+       coalesce(c.track_opens, false) AS track_opens,
+       coalesce(c.track_clicks, false) AS track_clicks
+FROM moved m
+JOIN store.notifications n ON n.shard = m.shard AND n.id = m.notification_id
+JOIN store.tenants t ON t.id = m.tenant_id
+LEFT JOIN store.categories c ON c.tenant_id = m.tenant_id AND c.name = m.category
+WHERE m.state = 'sending';
+
+-- name: lock_deliveries
+-- Whoever changes deliveries and attempts together takes the deliveries first, in id order: no deadlocks.
+SELECT d.id
+FROM unnest(%(shards)s::smallint[], %(ids)s::uuid[]) AS u(shard, id)
+JOIN store.deliveries d ON d.shard = u.shard AND d.id = u.id
+ORDER BY d.id
+FOR UPDATE OF d;
+
+-- name: record_outcomes
+-- Compare-and-set throughout: a late answer can settle what was thought unknown, and can never undo what evidence has
+-- settled. An acceptance beside another one is kept as a duplicate, the alarm that must never sound.
+WITH outcome AS MATERIALIZED (
+    SELECT *
+    FROM unnest(%(shards)s::smallint[], %(ids)s::uuid[], %(nos)s::smallint[], %(tenant_ids)s::int[],
+                %(notification_ids)s::uuid[], %(attempt_states)s::text[], %(outcomes)s::text[],
+                %(status_codes)s::smallint[], %(details)s::text[], %(message_ids)s::text[], %(hashes)s::bytea[],
+                %(states)s::text[], %(reasons)s::text[], %(due_ats)s::timestamptz[], %(burns)s::boolean[])
+         AS o(shard, id, no, tenant_id, notification_id, attempt_state, outcome, status_code, detail, message_id, hash,
+              state, reason, due_at, burns)
+), closed AS (
+    UPDATE store.attempts a
+    SET state = CASE
+            WHEN o.attempt_state = 'accepted' AND EXISTS (
+                SELECT FROM store.attempts b
+                WHERE b.shard = a.shard AND b.delivery_id = a.delivery_id AND b.no <> a.no AND b.state = 'accepted'
+            ) THEN 'duplicate'
+            ELSE o.attempt_state
+        END,
+        outcome = o.outcome,
+        status_code = o.status_code,
+        detail = o.detail,
+        provider_message_id = coalesce(o.message_id, a.provider_message_id),
+        content_hash = o.hash,
+        closed_at = CASE WHEN o.attempt_state <> 'ambiguous' THEN now() END
+    FROM outcome o
+    WHERE a.shard = o.shard
+      AND a.delivery_id = o.id
+      AND a.no = o.no
+      AND (a.state IN ('open', 'ambiguous')
+           OR (o.attempt_state = 'accepted' AND (a.state = 'not_sent' OR (a.state = 'accepted' AND a.status_code IS NULL))))
+    RETURNING a.shard, a.delivery_id, a.no, a.state
+), moved AS (
+    UPDATE store.deliveries d
+    SET state = o.state,
+        reason = o.reason,
+        due_at = CASE WHEN o.due_at IS NOT NULL THEN least(o.due_at, greatest(d.expires_at, now())) END,
+        lease_owner = NULL,
+        failures = d.failures + o.burns::int,
+        sent_at = CASE WHEN o.state = 'sent' THEN now() ELSE d.sent_at END,
+        ended_at = CASE WHEN o.due_at IS NULL THEN now() END,
+        provider_message_id = coalesce(o.message_id, d.provider_message_id),
+        updated_at = now()
+    FROM outcome o
+    JOIN closed c ON c.shard = o.shard AND c.delivery_id = o.id AND c.no = o.no
+    WHERE d.shard = o.shard
+      AND d.id = o.id
+      AND d.attempt_no = o.no
+      AND (d.state IN ('sending', 'ambiguous') OR (d.state IN ('queued', 'dead', 'unconfirmed') AND o.state = 'sent'))
+), detailed AS (
+    -- Evidence was quicker than our own answer: the state stands, the provider's id and the time of sending are kept.
+    UPDATE store.deliveries d
+    SET sent_at = coalesce(d.sent_at, now()),
+        provider_message_id = coalesce(d.provider_message_id, o.message_id)
+    FROM outcome o
+    WHERE d.shard = o.shard
+      AND d.id = o.id
+      AND o.state = 'sent'
+      AND d.state IN ('delivered', 'bounced', 'failed', 'sent')
+      AND (d.sent_at IS NULL OR d.provider_message_id IS NULL)
+)
+INSERT INTO store.events (shard, id, tenant_id, notification_id, delivery_id, attempt_no, kind, source, data)
+SELECT o.shard, store.new_id(o.shard), o.tenant_id, o.notification_id, o.id, o.no, 'attempt_' || o.outcome, 'landed',
+       jsonb_strip_nulls(jsonb_build_object(
+           'detail', o.detail, 'status', o.status_code, 'state', o.state, 'reason', o.reason, 'due_at', o.due_at,
+           'duplicate', CASE WHEN c.state = 'duplicate' THEN true END))
+FROM outcome o
+JOIN closed c ON c.shard = o.shard AND c.delivery_id = o.id AND c.no = o.no;
+
+-- name: unpark
+-- Events that came before we knew their message id can be matched now.
+UPDATE store.inbound_events i
+SET due_at = now()
+WHERE EXISTS (SELECT FROM store.inbound_events p WHERE p.state = 'parked')
+  AND i.state = 'parked'
+  AND i.provider_message_id = ANY(%(message_ids)s::text[]);
+
+-- name: pause_provider
+INSERT INTO store.provider_states AS p (provider, status, detail, paused_until, hits)
+VALUES (%(provider)s, %(status)s, %(detail)s, now() + make_interval(secs => %(seconds)s), %(hits)s)
+ON CONFLICT (provider) DO UPDATE
+SET status = excluded.status,
+    detail = excluded.detail,
+    paused_until = greatest(p.paused_until, excluded.paused_until),
+    since = CASE WHEN p.status = excluded.status THEN p.since ELSE now() END,
+    hits = p.hits + excluded.hits;
+
+-- name: provider_ok
+UPDATE store.provider_states
+SET status = 'ok', detail = '', paused_until = NULL, since = now()
+WHERE provider = %(provider)s
+  AND status <> 'ok'
+  AND (paused_until IS NULL OR paused_until <= now());
+
+-- name: next_due
+-- When this lane next has something to do: a hint for how long to wait, bounded by the poll.
+SELECT min(due_at)
+FROM (
+    (SELECT d.due_at FROM store.deliveries d
+     WHERE d.lane = %(lane)s AND NOT (d.failures > 0) AND d.state = 'queued' ORDER BY d.due_at LIMIT 1)
+    UNION ALL
+    (SELECT d.due_at FROM store.deliveries d
+     WHERE d.lane = %(lane)s AND (d.failures > 0) AND d.state = 'queued' ORDER BY d.due_at LIMIT 1)
+) AS soonest;
+
+-- name: load_templates
+SELECT t.tenant_id, t.template_id, t.version, t.channel, t.subject, t.html, t.text
+FROM store.templates t
+JOIN unnest(%(tenant_ids)s::int[], %(template_ids)s::text[], %(versions)s::int[]) AS w(tenant_id, template_id, version)
+    USING (tenant_id, template_id, version)
+WHERE t.channel = %(channel)s;
+
+-- name: suppress_refused
+-- The provider refused the address itself. Called after the addresses' locks were taken exclusively.
+INSERT INTO store.suppressions (tenant_id, channel, address, reason, detail, source, delivery_id)
+SELECT s.tenant_id, s.channel, store.normalise_address(s.channel, s.address), 'hard_bounce', s.detail, 'provider', s.id
+FROM unnest(%(tenant_ids)s::int[], %(channels)s::text[], %(addresses)s::text[], %(details)s::text[], %(ids)s::uuid[])
+     AS s(tenant_id, channel, address, detail, id)
+ORDER BY 1, 2, 3
+ON CONFLICT (tenant_id, channel, address, scope) WHERE lifted_at IS NULL DO NOTHING;

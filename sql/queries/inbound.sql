@@ -1,0 +1,184 @@
+-- The statements of flows.receive and flows.apply: what providers tell us, stored once and applied once (I16).
+
+-- name: seen_token
+-- A signature that covers only its token may carry only the event it came with. The insert waits for a twin in flight.
+INSERT INTO store.webhook_tokens AS t (provider, token, event_key)
+VALUES (%(provider)s, %(token)s, %(event_key)s)
+ON CONFLICT (provider, token) DO UPDATE SET seen_at = t.seen_at
+RETURNING t.event_key;
+
+-- name: store_events
+INSERT INTO store.inbound_events
+    (occurred_on, provider, event_key, source, kind, evidence, raw, provider_message_id)
+SELECT e.occurred_on, %(provider)s, e.event_key, %(source)s, e.kind, e.evidence::jsonb, %(raw)s, e.message_id
+FROM unnest(%(days)s::date[], %(keys)s::text[], %(kinds)s::text[], %(evidences)s::text[], %(message_ids)s::text[])
+     AS e(occurred_on, event_key, kind, evidence, message_id)
+ON CONFLICT (occurred_on, provider, event_key) DO NOTHING
+RETURNING event_key;
+
+-- name: count_refusal
+INSERT INTO store.webhook_refusals AS r (provider, reason, last_detail)
+VALUES (%(provider)s, %(reason)s, %(detail)s)
+ON CONFLICT (provider, reason, day) DO UPDATE
+SET refusals = r.refusals + 1, last_at = now(), last_detail = excluded.last_detail;
+
+-- name: claim_pending
+SELECT i.occurred_on, i.provider, i.event_key, i.source, i.evidence, i.received_at
+FROM store.inbound_events i
+WHERE i.state IN ('pending', 'parked')
+  AND i.due_at <= now()
+ORDER BY i.due_at
+LIMIT %(limit)s
+FOR UPDATE SKIP LOCKED;
+
+-- name: match_message_ids
+-- For evidence that did not carry our own id back.
+SELECT a.provider_message_id, a.provider, a.delivery_id, a.no
+FROM store.attempts a
+JOIN unnest(%(providers)s::text[], %(message_ids)s::text[]) AS m(provider, message_id)
+    ON m.provider = a.provider AND m.message_id = a.provider_message_id;
+
+-- name: load_standings
+-- Locked in id order, deliveries before attempts, like every other writer.
+SELECT d.shard, d.id, d.notification_id, d.tenant_id, d.channel, d.address, d.category, d.state, d.reason, d.attempt_no,
+       d.provider, d.evidence_id, d.delivered_at, d.bounced_at, d.opened_at, d.clicked_at, d.complained_at,
+       d.unsubscribed_at, d.due_at
+FROM unnest(%(shards)s::smallint[], %(ids)s::uuid[]) AS u(shard, id)
+JOIN store.deliveries d ON d.shard = u.shard AND d.id = u.id
+ORDER BY d.id
+FOR UPDATE OF d;
+
+-- name: known_attempts
+SELECT a.delivery_id, a.no, a.state, a.provider
+FROM unnest(%(shards)s::smallint[], %(ids)s::uuid[]) AS u(shard, id)
+JOIN store.attempts a ON a.shard = u.shard AND a.delivery_id = u.id;
+
+-- name: append_events
+INSERT INTO store.events (shard, id, tenant_id, notification_id, delivery_id, attempt_no, kind, source, occurred_at, data)
+SELECT e.shard, store.new_id(e.shard), e.tenant_id, e.notification_id, e.delivery_id, e.attempt_no, e.kind, e.source,
+       e.occurred_at, e.data::jsonb
+FROM unnest(%(shards)s::smallint[], %(tenant_ids)s::int[], %(notification_ids)s::uuid[], %(delivery_ids)s::uuid[],
+            %(attempt_nos)s::smallint[], %(kinds)s::text[], %(sources)s::text[], %(occurred_ats)s::timestamptz[],
+            %(datas)s::text[])
+     AS e(shard, tenant_id, notification_id, delivery_id, attempt_no, kind, source, occurred_at, data)
+RETURNING id, delivery_id, kind, occurred_at;
+
+-- name: accept_attempts
+-- Whoever hears of a message from its provider knows that the provider took it.
+UPDATE store.attempts a
+SET state = CASE
+        WHEN EXISTS (SELECT FROM store.attempts b
+                     WHERE b.shard = a.shard AND b.delivery_id = a.delivery_id AND b.no <> a.no AND b.state = 'accepted')
+        THEN 'duplicate' ELSE 'accepted' END,
+    outcome = coalesce(a.outcome, 'unknown'),
+    detail = coalesce(a.detail, 'settled by evidence'),
+    provider_message_id = coalesce(a.provider_message_id, u.message_id),
+    closed_at = coalesce(a.closed_at, now())
+FROM unnest(%(shards)s::smallint[], %(ids)s::uuid[], %(nos)s::smallint[], %(message_ids)s::text[])
+     AS u(shard, id, no, message_id)
+WHERE a.shard = u.shard
+  AND a.delivery_id = u.id
+  AND a.no = u.no
+  AND a.state IN ('open', 'ambiguous', 'not_sent')
+RETURNING a.delivery_id, a.no, a.state;
+
+-- name: move_deliveries
+UPDATE store.deliveries d
+SET state = m.state,
+    reason = m.reason,
+    due_at = CASE WHEN m.state = 'sent' THEN coalesce(m.due_at, d.due_at) END,
+    ended_at = CASE WHEN m.state <> 'sent' THEN coalesce(d.ended_at, now()) END,
+    lease_owner = NULL,
+    evidence_id = coalesce(m.evidence_id, d.evidence_id),
+    sent_at = coalesce(d.sent_at, m.occurred_at),
+    delivered_at = m.delivered_at,
+    bounced_at = m.bounced_at,
+    opened_at = m.opened_at,
+    clicked_at = m.clicked_at,
+    complained_at = m.complained_at,
+    unsubscribed_at = m.unsubscribed_at,
+    provider_message_id = coalesce(d.provider_message_id, m.message_id),
+    updated_at = now()
+FROM unnest(%(shards)s::smallint[], %(ids)s::uuid[], %(states)s::text[], %(reasons)s::text[],
+            %(due_ats)s::timestamptz[], %(evidence_ids)s::uuid[], %(occurred_ats)s::timestamptz[],
+            %(delivered_ats)s::timestamptz[], %(bounced_ats)s::timestamptz[], %(opened_ats)s::timestamptz[],
+            %(clicked_ats)s::timestamptz[], %(complained_ats)s::timestamptz[], %(unsubscribed_ats)s::timestamptz[],
+            %(message_ids)s::text[])
+     AS m(shard, id, state, reason, due_at, evidence_id, occurred_at, delivered_at, bounced_at, opened_at, clicked_at,
+          complained_at, unsubscribed_at, message_id)
+WHERE d.shard = m.shard
+  AND d.id = m.id;
+
+-- name: note_evidence
+-- The state stands as it is (it may be ours: queued, sending): only the moments evidence named are kept.
+UPDATE store.deliveries d
+SET delivered_at = m.delivered_at,
+    bounced_at = m.bounced_at,
+    opened_at = m.opened_at,
+    clicked_at = m.clicked_at,
+    complained_at = m.complained_at,
+    unsubscribed_at = m.unsubscribed_at,
+    updated_at = now()
+FROM unnest(%(shards)s::smallint[], %(ids)s::uuid[], %(delivered_ats)s::timestamptz[], %(bounced_ats)s::timestamptz[],
+            %(opened_ats)s::timestamptz[], %(clicked_ats)s::timestamptz[], %(complained_ats)s::timestamptz[],
+            %(unsubscribed_ats)s::timestamptz[])
+     AS m(shard, id, delivered_at, bounced_at, opened_at, clicked_at, complained_at, unsubscribed_at)
+WHERE d.shard = m.shard
+  AND d.id = m.id;
+
+-- name: lock_addresses
+SELECT pg_advisory_xact_lock(11, bucket)
+FROM (SELECT DISTINCT store.address_bucket(t.tenant_id, t.channel, t.address) AS bucket
+      FROM unnest(%(tenant_ids)s::int[], %(channels)s::text[], %(addresses)s::text[]) AS t(tenant_id, channel, address)
+      ORDER BY bucket) AS ordered;
+
+-- name: suppress
+INSERT INTO store.suppressions (tenant_id, channel, address, scope, reason, detail, source, delivery_id)
+SELECT s.tenant_id, s.channel, store.normalise_address(s.channel, s.address), s.scope, s.reason, s.detail, 'provider', s.id
+FROM unnest(%(tenant_ids)s::int[], %(channels)s::text[], %(addresses)s::text[], %(scopes)s::text[], %(reasons)s::text[],
+            %(details)s::text[], %(ids)s::uuid[]) AS s(tenant_id, channel, address, scope, reason, detail, id)
+ORDER BY 1, 2, 3, 4
+ON CONFLICT (tenant_id, channel, address, scope) WHERE lifted_at IS NULL DO NOTHING;
+
+-- name: count_soft_bounces
+-- One more in a row for each address; answers those that have had enough (R-114).
+WITH bounced AS (
+    INSERT INTO store.soft_bounces AS b (tenant_id, channel, address, first_at, last_at)
+    SELECT s.tenant_id, s.channel, store.normalise_address(s.channel, s.address), min(s.at), max(s.at)
+    FROM unnest(%(tenant_ids)s::int[], %(channels)s::text[], %(addresses)s::text[], %(ats)s::timestamptz[])
+         AS s(tenant_id, channel, address, at)
+    GROUP BY 1, 2, 3
+    ORDER BY 1, 2, 3
+    ON CONFLICT (tenant_id, channel, address) DO UPDATE
+    SET bounces = b.bounces + 1,
+        first_at = least(b.first_at, excluded.first_at),
+        last_at = greatest(b.last_at, excluded.last_at)
+    RETURNING b.*
+)
+SELECT tenant_id, channel, address, bounces
+FROM bounced
+WHERE bounces >= %(bounces_max)s
+  AND last_at - first_at >= make_interval(days => 1) * %(days_min)s;
+
+-- name: forget_soft_bounces
+-- A success ends the row of soft bounces before it.
+DELETE FROM store.soft_bounces b
+USING unnest(%(tenant_ids)s::int[], %(channels)s::text[], %(addresses)s::text[], %(ats)s::timestamptz[])
+      AS s(tenant_id, channel, address, at)
+WHERE b.tenant_id = s.tenant_id
+  AND b.channel = s.channel
+  AND b.address = store.normalise_address(s.channel, s.address)
+  AND b.last_at <= s.at;
+
+-- name: settle
+UPDATE store.inbound_events i
+SET state = s.state,
+    reason = s.reason,
+    delivery_id = s.delivery_id,
+    due_at = CASE WHEN s.state = 'parked' THEN now() + make_interval(secs => %(park_seconds)s) END,
+    applied_at = CASE WHEN s.state <> 'parked' THEN now() END
+FROM unnest(%(days)s::date[], %(providers)s::text[], %(keys)s::text[], %(states)s::text[], %(reasons)s::text[],
+            %(delivery_ids)s::uuid[]) AS s(occurred_on, provider, event_key, state, reason, delivery_id)
+WHERE i.occurred_on = s.occurred_on
+  AND i.provider = s.provider
+  AND i.event_key = s.event_key;
