@@ -40,9 +40,6 @@ DROPPED = ("comment_end", "raw_begin", "raw_end")  # raw text needs no marker: r
 ROWS = ("table", "thead", "tbody", "tfoot", "tr", "caption")
 CELLS = ("td", "th")
 
-ONLY_BLOCKS = re.compile(r"^([ \t]*(?:\{%(?:(?!%\}).)*%\}[ \t]*)+\n)\n+", re.MULTILINE)
-BLANK_LINES = re.compile(r"\n{3,}")
-
 
 def derive_text(html_source: str) -> str:
     """The text template for an HTML template. Takes the same variables; links read ``words (address)``.
@@ -106,7 +103,8 @@ def lay_out(marked: str) -> str:
 
 
 CSS = {
-    "a": HtmlElement(display=Display.inline),
+    "ol": HtmlElement(display=Display.block, margin_before=1, margin_after=1),
+    "ul": HtmlElement(display=Display.block, margin_before=1, margin_after=1),
     "head": HtmlElement(display=Display.none),
     "script": HtmlElement(display=Display.none),
     "style": HtmlElement(display=Display.none),
@@ -139,11 +137,21 @@ def _name_address(link: lxml.html.HtmlElement) -> None:
 def restore(text: str, tokens: list[str]) -> str:
     """Put the tokens back, and defuse what else would read as one: ``&#123;`` is a brace by now."""
     text = text.replace("\xa0", " ").replace(GAP, "  ")
-    text = "\n".join(line.rstrip() for line in text.splitlines())
     text = text.replace("{", "{{ '{' }}")
-    text = PRIVATE.sub(lambda match: tokens[ord(match[0]) - PRIVATE_FIRST], text)
-    text = ONLY_BLOCKS.sub(r"\1", text)
-    return BLANK_LINES.sub("\n\n", text).strip() + "\n"
+    blocks = {chr(PRIVATE_FIRST + number) for number, token in enumerate(tokens) if token.startswith("{%")}
+    text = "\n".join(_tidy(text.splitlines(), blocks)).strip() + "\n"
+    return PRIVATE.sub(lambda match: tokens[ord(match[0]) - PRIVATE_FIRST], text)
+
+
+def _tidy(lines: list[str], blocks: set[str]) -> Iterator[str]:
+    """Block tags that stand alone get a line each, gone once rendered; one blank line around."""
+    blank_before = True
+    for line in map(str.rstrip, lines):
+        if line and set(line) <= blocks | {" "}:
+            yield from (char for char in line if char != " ")
+        elif line or not blank_before:
+            blank_before = not line
+            yield line
 
 
 def _check(html_source: str, text: str) -> None:
