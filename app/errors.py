@@ -6,9 +6,11 @@
     ├── Unauthenticated        401  no API key, or not one of ours
     ├── Forbidden              403  the key lacks the scope
     ├── NotFound               404
+    ├── MethodNotAllowed       405
     ├── Conflict               409  the state of the thing forbids it now
     │   └── KeyInUse           409  another request with this Idempotency-Key is running
     ├── PayloadTooLarge        413
+    ├── UnsupportedMediaType   415
     ├── InvalidFields          422  one or more fields are wrong; each named
     │   ├── KeyReused          422  the Idempotency-Key came before with another body
     │   └── TemplateRenderError 422 the template cannot be rendered with these variables
@@ -91,6 +93,13 @@ class NotFound(LandedError):
     status = 404
 
 
+class MethodNotAllowed(LandedError):
+    """This method is not offered here"""
+
+    code = "method-not-allowed"
+    status = 405
+
+
 class Conflict(LandedError):
     """The present state forbids this"""
 
@@ -109,6 +118,13 @@ class PayloadTooLarge(LandedError):
 
     code = "payload-too-large"
     status = 413
+
+
+class UnsupportedMediaType(LandedError):
+    """The body must be application/json"""
+
+    code = "unsupported-media-type"
+    status = 415
 
 
 class InvalidFields(LandedError):

@@ -1,0 +1,274 @@
+"""What a request may say: reading a body within bounds, and the models it is checked against.
+
+Models are strict and closed: a wrong type or an unknown field is refused by name, never guessed at. Every
+text is free of NUL and lone surrogates, which PostgreSQL's ``jsonb`` cannot hold; texts that reach a header
+or a log line (ids, keys, addresses) are free of all control characters, CR and LF above all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
+
+from litestar import Request
+from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from app.domain.models import Channel
+from app.errors import FieldError, InvalidFields, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+
+ERRORS_SHOWN_MAX = 20  # a body of a million wrong fields needs no answer of a million lines
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Body(BaseModel):
+    """The base of every request model: strict types, no unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def _one_line(text: str) -> str:
+    if CONTROL.search(text):
+        raise PydanticCustomError(
+            "control_characters", "must not contain control characters such as CR or LF"
+        )
+    return text
+
+
+def _no_nul(text: str) -> str:
+    if "\x00" in text:
+        raise PydanticCustomError("nul", "must not contain NUL")
+    return text
+
+
+def _storable(variables: dict[str, Any]) -> dict[str, Any]:
+    """Whatever of a JSON document cannot be kept in jsonb. Raises InvalidFields, which names each place."""
+    if errors := list(unstorable("variables", variables)):
+        raise InvalidFields(*errors[:ERRORS_SHOWN_MAX])
+    return variables
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+"""A text without control characters: safe in a header."""
+Text = Annotated[str, AfterValidator(_no_nul)]
+"""A text that may have several lines."""
+Document = Annotated[dict[str, Any], AfterValidator(_storable)]
+"""A JSON object that is stored as it is."""
+Name = Annotated[Line, Field(min_length=1, max_length=100)]
+"""Of a template or a category."""
+RecipientId = Annotated[Line, Field(min_length=1, max_length=200)]
+
+
+class SendRequest(Body):
+    """One notification to one recipient (R-057)."""
+
+    recipient_id: RecipientId
+    category: Name
+    template_id: Name
+    template_version: int | None = Field(
+        default=None, ge=1, le=2**31 - 1, description="default: the newest published"
+    )
+    channel: Channel | None = Field(
+        default=None, strict=False, description="short for channels with one element"
+    )
+    channels: list[Annotated[Channel, Field(strict=False)]] | None = Field(
+        default=None, min_length=1, max_length=len(Channel), description="default: the category's"
+    )
+    variables: Document = Field(default_factory=dict)
+    send_at: AwareDatetime | None = Field(default=None, description="not before; default: now")
+    expires_at: AwareDatetime | None = Field(
+        default=None, description="worthless after; default: the category's"
+    )
+    idempotency_key: str | None = Field(default=None, description="instead of the Idempotency-Key header")
+
+    def stored(self) -> dict[str, Any]:
+        """The request as it is kept and compared: see ``landed.send``, which builds the same."""
+        shape: dict[str, Any] = {
+            "recipient_id": self.recipient_id,
+            "category": self.category,
+            "template_id": self.template_id,
+            "variables": self.variables,
+        }
+        if self.template_version is not None:
+            shape["template_version"] = self.template_version
+        if channels := self.wanted_channels():
+            shape["channels"] = channels
+        if self.send_at is not None:
+            shape["send_at"] = iso_utc(self.send_at)
+        if self.expires_at is not None:
+            shape["expires_at"] = iso_utc(self.expires_at)
+        return shape
+
+    def wanted_channels(self) -> list[Channel] | None:
+        if self.channel is not None:
+            return [self.channel]
+        return self.channels
+
+
+def iso_utc(moment: datetime) -> str:
+    """``2026-01-31T08:00:00.000000Z``: one instant, one text, whatever offset it was written with."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+# -- reading -----------------------------------------------------------------------------------------------
+
+
+async def read_body(request: Request[Any, Any, Any], *, bytes_max: int) -> bytes:
+    """The raw body. Raises PayloadTooLarge as soon as the length says so, announced or counted."""
+    too_large = PayloadTooLarge(f"the body may have {bytes_max} bytes", bytes_max=bytes_max)
+    if (request.content_length or 0) > bytes_max:
+        raise too_large
+    parts = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > bytes_max:
+            raise too_large
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def read_json(request: Request[Any, Any, Any], *, bytes_max: int) -> bytes:
+    """The raw body of a request that must say it is JSON. Raises UnsupportedMediaType, PayloadTooLarge."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise UnsupportedMediaType(f"Content-Type is {media_type or 'missing'}; it must be application/json")
+    return await read_body(request, bytes_max=bytes_max)
+
+
+async def read_model(request: Request[Any, Any, Any], model: type[M], *, bytes_max: int | None = None) -> M:
+    """The body as ``model``: what every handler but the hottest uses. ``bytes_max``: default
+    api.body_bytes_max.
+    """
+    limit = bytes_max or request.app.state.api.settings.api.body_bytes_max
+    return parse(model, await read_json(request, bytes_max=limit))
+
+
+def parse(model: type[M], body: bytes) -> M:
+    """Raises InvalidRequest when the body is no JSON, InvalidFields naming each wrong field by its path."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise refusal(model, error, body) from None
+
+
+def refusal(
+    model: type[BaseModel], error: ValidationError, body: bytes = b""
+) -> InvalidRequest | InvalidFields:
+    """A failed validation in our words."""
+    details = error.errors(include_url=False, include_context=True)
+    if details[0]["type"] == "json_invalid":
+        return _not_json(body, details[0]["msg"])
+    return InvalidFields(*(_field_error(model, detail) for detail in details[:ERRORS_SHOWN_MAX]))
+
+
+def path_of(location: tuple[int | str, ...]) -> str:
+    """``('items', 3, 'channel')`` reads ``items[3].channel``; the whole body reads ``body``."""
+    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in location)
+    return path.removeprefix(".") or "body"
+
+
+def unstorable(path: str, value: object) -> Iterator[FieldError]:
+    """The places of a JSON document that jsonb cannot hold, or not as what they are."""
+    if isinstance(value, str):
+        if "\x00" in value:
+            yield FieldError(path, "must not contain NUL (\\u0000)")
+        if any("\ud800" <= char <= "\udfff" for char in value):
+            yield FieldError(path, "must not contain half of a surrogate pair")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            yield FieldError(path, "must be a finite number; numbers beyond 1e308 go as text")
+    elif isinstance(value, dict):
+        for key, member in value.items():
+            yield from unstorable(f"{path}.{key.encode(errors='backslashreplace').decode()}", key)
+            yield from unstorable(f"{path}.{key.encode(errors='backslashreplace').decode()}", member)
+    elif isinstance(value, list):
+        for index, element in enumerate(value):
+            yield from unstorable(f"{path}[{index}]", element)
+
+
+def _not_json(body: bytes, message: str) -> InvalidRequest | InvalidFields:
+    """Half a surrogate pair is JSON by the grammar (RFC 8259, 8.2), so there the field is named; else
+    the place is.
+    """
+    if b"\\ud" in body.lower():
+        try:
+            errors = list(unstorable("", json.loads(body)))
+        except (ValueError, RecursionError):
+            errors = []
+        if errors:
+            named = (FieldError(e.field.removeprefix("."), e.message) for e in errors[:ERRORS_SHOWN_MAX])
+            return InvalidFields(*named)
+    return InvalidRequest(message[:1].lower() + message[1:])
+
+
+def _field_error(model: type[BaseModel], detail: ErrorDetails) -> FieldError:
+    return FieldError(path_of(detail["loc"]), _what_would_be_right(model, detail))
+
+
+def _what_would_be_right(model: type[BaseModel], detail: ErrorDetails) -> str:
+    match detail["type"]:
+        case "missing":
+            return "is required"
+        case "extra_forbidden" if len(detail["loc"]) == 1:
+            return f"is not a field of this request; fields are {', '.join(model.model_fields)}"
+        case "extra_forbidden":
+            return "is not a field here"
+        case _:
+            message = detail["msg"]
+            return message[:1].lower() + message[1:].replace("Input should", "should")
+
+
+# -- for the OpenAPI document ------------------------------------------------------------------------------
+
+
+class JsonSchema(Schema):
+    """A schema that pydantic wrote, put into the document as it is."""
+
+    def __init__(self, model: type[BaseModel]) -> None:
+        super().__init__(title=model.__name__)
+        self._model = model
+
+    def to_schema(self) -> dict[str, Any]:
+        schema = self._model.model_json_schema()
+        inlined: dict[str, Any] = _inline(schema, schema.pop("$defs", {}))
+        return inlined
+
+
+def _inline(node: Any, definitions: dict[str, Any]) -> Any:
+    """A schema without references: pydantic's point at a root that is not the OpenAPI document's."""
+    if isinstance(node, dict):
+        if "$ref" in node:
+            return _inline(definitions[node["$ref"].rpartition("/")[2]], definitions)
+        return {key: _inline(member, definitions) for key, member in node.items()}
+    if isinstance(node, list):
+        return [_inline(element, definitions) for element in node]
+    return node
+
+
+def takes(model: type[BaseModel]) -> type[Operation]:
+    """``@post(..., operation_class=takes(Model))``: documents the body that the handler reads with
+    ``read_model``.
+    """
+
+    class WithBody(Operation):
+        def __post_init__(self) -> None:
+            self.request_body = RequestBody(
+                required=True, content={"application/json": OpenAPIMediaType(schema=JsonSchema(model))}
+            )
+
+    return WithBody
