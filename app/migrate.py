@@ -1,9 +1,10 @@
 """Bring a database to this release's schema: ``landed migrate``, ``landed up``, the tests.
 
-Tables (schema ``store``) change by numbered revisions in ``sql/migrations/versions``, forward only. What stands on
-the tables, the functions of schema ``landed`` and the views of schema ``reporting``, is not versioned: each upgrade
-drops both schemas and runs ``sql/functions/*.sql`` and ``sql/views/*.sql`` in name order, grants included. A file
-that others depend on gets an earlier name (``10_deliveries.sql`` before ``20_stuck.sql``).
+Tables (schema ``store``) change by numbered revisions in ``sql/migrations/versions``, forward only. What
+stands on the tables, the functions of schema ``landed`` and the views of schema ``reporting``, is not
+versioned: each upgrade drops both schemas and runs ``sql/functions/*.sql`` and ``sql/views/*.sql`` in name
+order, grants included. A file that others depend on gets an earlier name (``10_deliveries.sql`` before
+``20_stuck.sql``).
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import time
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import psycopg
 from alembic import command, op
 from alembic.config import Config
 from alembic.script import Script, ScriptDirectory
+from alembic.script.revision import RevisionError
 from alembic.util import CommandError
 
 from app.errors import ConfigurationError
@@ -34,6 +37,8 @@ ADVISORY_LOCK = 0x4C414E444544  # "LANDED"
 
 Connection = psycopg.Connection[Any]
 
+_alembic_is_not_thread_safe = Lock()
+
 
 def migrate(dsn: str) -> None:
     """Apply what is pending to the database at ``dsn`` and rebuild the interfaces; nothing to do is no work.
@@ -43,20 +48,24 @@ def migrate(dsn: str) -> None:
     config = _config()
     config.attributes["dsn"] = dsn
     try:
-        command.upgrade(config, "head")
-    except CommandError as exc:
+        with _alembic_is_not_thread_safe:
+            command.upgrade(config, "head")
+    except (CommandError, RevisionError) as exc:
         raise ConfigurationError(f"cannot migrate: {exc}; is the database newer than this release?") from exc
 
 
 def pending(dsn: str) -> list[str]:
-    """What ``migrate`` would do, oldest first: revision names, then "interfaces"; empty when there is nothing.
+    """What ``migrate`` would do, oldest first: revision names, then "interfaces"; empty when there is
+    nothing.
 
     A database of a newer release has nothing pending: the previous release keeps running through a deploy.
     """
     with psycopg.connect(dsn, application_name="landed doctor") as connection:
         try:
-            revisions = [f"{revision.revision}_{_slug(revision)}" for revision in pending_revisions(connection)]
-        except CommandError:
+            revisions = [
+                f"{revision.revision}_{_slug(revision)}" for revision in pending_revisions(connection)
+            ]
+        except RevisionError:
             return []
         return revisions if interfaces_are_current(connection) else [*revisions, STALE_INTERFACES]
 
@@ -70,8 +79,8 @@ def pending_revisions(connection: Connection) -> list[Script]:
 def become_only_migrator(connection: Connection) -> None:
     """Hold the migrators' lock until the connection closes.
 
-    Polls, because a session that *waits* for a lock holds a snapshot, and CREATE INDEX CONCURRENTLY in the session
-    that has the lock would wait for that snapshot to end.
+    Polls, because a session that *waits* for a lock holds a snapshot, and CREATE INDEX CONCURRENTLY in the
+    session that has the lock would wait for that snapshot to end.
     """
     while True:
         row = connection.execute("SELECT pg_try_advisory_lock(%s)", (ADVISORY_LOCK,)).fetchone()
@@ -80,11 +89,11 @@ def become_only_migrator(connection: Connection) -> None:
         time.sleep(0.1)
 
 
-# -- for the revisions ----------------------------------------------------------------------------------------------
+# -- for the revisions ---------------------------------------------------------------------------------------
 
 
 def run_sql_beside(revision_file: str, *, transactional: bool) -> None:
-    """Run the ``.sql`` file that has the revision's name, as part of the upgrade's transaction or on its own."""
+    """Run the ``.sql`` file of the revision's name, in the upgrade's transaction or on its own."""
     sql = Path(revision_file).with_suffix(".sql").read_text()
     if transactional:
         run_sql(sql)
@@ -100,27 +109,29 @@ def run_sql(sql: str) -> None:
 
 
 def run_committed(scripts: Iterable[str]) -> None:
-    """Run each script in a transaction of its own. A single statement may be one that refuses transactions."""
+    """Run each script in a transaction of its own; a single statement may be one that refuses them."""
     with op.get_context().autocommit_block():
         for sql in scripts:
             run_sql(sql)
 
 
-# -- the interfaces ---------------------------------------------------------------------------------------------------
+# -- the interfaces ------------------------------------------------------------------------------------------
 
 
 def drop_interfaces(connection: Connection) -> None:
-    """Drop the interface schemas with all in them; refuses when that would take something of ``store`` along."""
+    """Drop the interface schemas and all in them; refuses to take anything of ``store`` along."""
     before = _store_objects(connection)
     for schema in INTERFACES:
         connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
     lost = before - _store_objects(connection)
     if lost:
-        raise ConfigurationError(f"schema store must not depend on landed or reporting: {', '.join(sorted(lost))}")
+        raise ConfigurationError(
+            f"schema store must not depend on landed or reporting: {', '.join(sorted(lost))}"
+        )
 
 
 def build_interfaces(connection: Connection, *, rebuild: bool) -> None:
-    """Build the interface schemas from their files, unless they stand, were built from these, and may stay."""
+    """Build the interface schemas, unless they were built from these very files and may stay."""
     if not rebuild and interfaces_are_current(connection):
         return
     drop_interfaces(connection)
@@ -135,7 +146,8 @@ def build_interfaces(connection: Connection, *, rebuild: bool) -> None:
 
 def interfaces_are_current(connection: Connection) -> bool:
     rows = connection.execute(
-        "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = ANY(%s)", (list(INTERFACES),)
+        "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = ANY(%s)",
+        (list(INTERFACES),),
     ).fetchall()
     return len(rows) == len(INTERFACES) and all(row[0] == _built_from() for row in rows)
 
@@ -190,7 +202,7 @@ def _store_objects(connection: Connection) -> set[str]:
     return {row[0] for row in rows}
 
 
-# -- alembic's bookkeeping --------------------------------------------------------------------------------------------
+# -- alembic's bookkeeping -----------------------------------------------------------------------------------
 
 
 def _config() -> Config:

@@ -1,8 +1,8 @@
 """One PostgreSQL for the whole run, a migrated template in it, and a database or a transaction for each test.
 
-The server is the embedded one, or the one that LANDED_TEST_DATABASE_URL names. Whichever process needs it first
-starts it, under a file lock, so ``pytest -n`` and runs without a database both cost what they must and no more; the
-process that started pytest stops it.
+The server is the embedded one, or the one that LANDED_TEST_DATABASE_URL names. Whichever process needs it
+first starts it, under a file lock, so ``pytest -n`` and runs without a database both cost what they must and
+no more; the process that started pytest stops it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from psycopg import conninfo, sql
 from app.embedded import EmbeddedPostgres
 from app.migrate import migrate
 
-# What a test proves is not that the disk flushes; a killed server loses nothing without it, only a killed machine.
+# What a test proves is not that the disk flushes; a killed server loses nothing without it, only a killed
+# machine.
 TEST_SETTINGS = {
     "fsync": "off",
     "full_page_writes": "off",
@@ -39,7 +40,7 @@ DIR_KEY = pytest.StashKey[Path]()
 SERVER_KEY = pytest.StashKey[EmbeddedPostgres]()
 
 
-# -- the run's directory: made by the controlling process, known to the workers -------------------------------------
+# -- the run's directory: made by the controlling process, known to the workers ------------------------------
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -79,7 +80,7 @@ def _remove_run(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-# -- the server and its template -------------------------------------------------------------------------------------
+# -- the server and its template -----------------------------------------------------------------------------
 
 
 class Cluster:
@@ -94,7 +95,9 @@ class Cluster:
 
     def create(self, name: str, *, template: str | None = None) -> str:
         source = sql.Identifier("template0" if template is None else self._prefix + template)
-        self._run("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy", sql.Identifier(self._prefix + name), source)
+        self._run(
+            "CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy", sql.Identifier(self._prefix + name), source
+        )
         return self.dsn(name)
 
     def drop(self, name: str) -> None:
@@ -140,12 +143,14 @@ def _embedded(config: pytest.Config) -> Cluster:
 
 def _drop_databases(dsn: str, prefix: str) -> None:
     with psycopg.connect(conninfo.make_conninfo(dsn, dbname="postgres"), autocommit=True) as admin:
-        found = admin.execute("SELECT datname FROM pg_database WHERE starts_with(datname, %s)", (prefix,)).fetchall()
+        found = admin.execute(
+            "SELECT datname FROM pg_database WHERE starts_with(datname, %s)", (prefix,)
+        ).fetchall()
         for (name,) in found:
             admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-# -- what tests ask for ------------------------------------------------------------------------------------------------
+# -- what tests ask for --------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,13 +1,14 @@
 """How alembic runs our migrations: one migrator at a time, one transaction, then the interfaces are rebuilt.
 
-A revision marked ``transactional = False`` commits on its own (CREATE INDEX CONCURRENTLY, enum values). An upgrade
-that contains one cannot be a single transaction, so the interfaces stand untouched while it runs, and are swapped in
-the last transaction: dashboards and producers never see a moment without them.
+A revision marked ``transactional = False`` commits on its own (CREATE INDEX CONCURRENTLY, enum values). An
+upgrade that contains one cannot be a single transaction, so the interfaces stand untouched while it runs,
+and are swapped in the last transaction: dashboards and producers never see a moment without them.
 """
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import psycopg
 from alembic import context
@@ -50,11 +51,12 @@ def run() -> None:
                 context.run_migrations()
 
 
-def upgrade(driver: migrate.Connection) -> None:
+def upgrade(driver: Any) -> None:
     pending = migrate.pending_revisions(driver)
     if pending and all(revision.module.transactional for revision in pending):
         migrate.drop_interfaces(driver)
     context.run_migrations()
     migrate.build_interfaces(driver, rebuild=bool(pending))
+
 
 run()
