@@ -1,7 +1,7 @@
 """What an adapter is: pure functions between our words and a provider's bytes.
 
-No client, no clock, no retry, no database inside: values in, values out (the sans-I/O way of h11 and wsproto).
-Credentials are handed in with the account. ``transport`` alone touches a socket.
+No client, no clock, no retry, no database inside: values in, values out (the sans-I/O way of h11 and
+wsproto). Credentials are handed in with the account. ``transport`` alone touches a socket.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class EmailMessage:
-    """One rendered email, ready to be built into a provider request. Addresses are validated, headers free of CR/LF."""
+    """One rendered email, to be built into a request. Addresses are validated, headers without CR/LF."""
 
     delivery_id: UUID
     attempt_no: int
@@ -104,6 +104,8 @@ class LookupVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
+    """What one page of an answer says. Evidence of earlier pages stands, whatever the last page says."""
+
     verdict: LookupVerdict
     evidence: Sequence[Evidence] = ()
     detail: str = ""
@@ -114,12 +116,17 @@ class Provider(Protocol):
     """One provider account behind its adapter. Stateless: every method is a function of its arguments."""
 
     name: ClassVar[str]
-    capabilities: ClassVar[Capabilities]
 
+    @property
+    def capabilities(self) -> Capabilities: ...
     def build(self, message: EmailMessage) -> ProviderRequest: ...
     def interpret(self, response: ProviderResponse, now: datetime) -> Outcome: ...
     def verify(self, headers: Mapping[str, str], body: bytes, now: datetime) -> None:
         """Raise ``WebhookRefused`` unless the raw body was signed by the provider."""
+        ...
+
+    def replay_token(self, body: bytes) -> str | None:
+        """What the signature covers where it does not cover the body: it may only ever carry one event."""
         ...
 
     def parse(self, body: bytes) -> Sequence[Evidence]:
@@ -127,6 +134,4 @@ class Provider(Protocol):
         ...
 
     def build_lookup(self, attempt: AttemptRef, now: datetime) -> ProviderRequest: ...
-    def interpret_lookup(
-        self, attempt: AttemptRef, response: ProviderResponse, now: datetime
-    ) -> Lookup: ...
+    def interpret_lookup(self, attempt: AttemptRef, response: ProviderResponse, now: datetime) -> Lookup: ...

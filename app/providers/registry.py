@@ -1,0 +1,56 @@
+"""Adapters by name. A new one is one entry here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+from app.errors import ConfigurationError
+from app.providers.base import Provider
+from app.providers.mailgun import Mailgun, MailgunAccount
+
+Account = TypeVar("Account")
+Factory = Callable[[Mapping[str, Any]], Provider]
+
+
+def _factory(account: type[Account], provider: Callable[[Account], Provider]) -> Factory:
+    strict = with_config(ConfigDict(extra="forbid", hide_input_in_errors=True))(account)
+    adapter: TypeAdapter[Account] = TypeAdapter(strict)
+    return lambda settings: provider(adapter.validate_python(dict(settings)))
+
+
+ADAPTERS: Final[Mapping[str, Factory]] = {
+    Mailgun.name: _factory(MailgunAccount, Mailgun),
+}
+
+
+def make_provider(name: str, settings: Mapping[str, Any]) -> Provider:
+    """The provider account ``name`` from its settings, whose ``adapter`` says which kind it is.
+
+    A setting ``<field>_file`` names a file that holds the field. Raises ConfigurationError naming the account
+    and what is wrong with it, never the value.
+    """
+    fields = _with_files_read(name, settings)
+    adapter = str(fields.pop("adapter", ""))
+    if adapter not in ADAPTERS:
+        raise ConfigurationError(f"providers.{name}.adapter must be one of {', '.join(ADAPTERS)}")
+    try:
+        return ADAPTERS[adapter](fields)
+    except ValidationError as error:
+        problems = (
+            ".".join(("providers", name, *map(str, e["loc"]))) + f": {e['msg']}" for e in error.errors()
+        )
+        raise ConfigurationError("; ".join(problems)) from None
+
+
+def _with_files_read(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {key: value for key, value in settings.items() if not key.endswith("_file")}
+    for key in settings.keys() - fields.keys():
+        try:
+            fields[key.removesuffix("_file")] = Path(settings[key]).read_text().strip()
+        except OSError as error:
+            raise ConfigurationError(f"providers.{name}.{key} cannot be read: {error.strerror}") from None
+    return fields
