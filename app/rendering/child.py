@@ -26,37 +26,55 @@ from app.rendering.types import RenderLimits, TemplateCheck, TemplateSource
 
 
 class Allowance:
-    """CPU time for one job. Inside it, and never outside, ``Overran`` is raised between two instructions.
+    """CPU time for one job: ``with allowance: ...`` raises ``Overran`` inside, and never outside.
 
-    C code that runs on and on lets no Python handler in. It is ended half as much later, and the process with
-    it: by SIGVTALRM, which has no handler.
+    A job is stopped after ``TICKS`` ticks of a CPU timer, so that starting one costs no system call. C code
+    that runs on and on lets no Python handler in; SIGVTALRM, put off at each tick, then ends the process. So
+    does SIGALRM when an exchange hangs by the clock. Neither has a handler, so neither needs anybody's help.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    TICKS = 4
+
+    def __init__(self, limits: RenderLimits) -> None:
+        self._limits = limits
+        self._ticks = 0
         self._running = False
-        signal.signal(signal.SIGPROF, self._stop)
+        signal.signal(signal.SIGPROF, self._tick)
+
+    def arm(self) -> None:
+        tick = self._limits.job_seconds / self.TICKS
+        signal.setitimer(signal.ITIMER_REAL, self._limits.hang_seconds)
+        signal.setitimer(signal.ITIMER_PROF, tick, tick)
+        self._put_off()
+
+    def disarm(self) -> None:
+        for timer in (signal.ITIMER_REAL, signal.ITIMER_PROF, signal.ITIMER_VIRTUAL):
+            signal.setitimer(timer, 0)
 
     def __enter__(self) -> None:
-        signal.setitimer(signal.ITIMER_VIRTUAL, self._seconds * 1.5)
-        signal.setitimer(signal.ITIMER_PROF, self._seconds)
+        self._ticks = 0
         self._running = True
 
     def __exit__(self, *_exc: object) -> None:
-        self._running = False  # the timers run on; they are set anew for the next job
+        self._running = False
 
-    def _stop(self, _signal: int, _frame: FrameType | None) -> None:
-        if self._running:
+    def _tick(self, _signal: int, _frame: FrameType | None) -> None:
+        self._put_off()
+        self._ticks += 1
+        if self._running and self._ticks >= self.TICKS:
             self._running = False
             raise Overran
+
+    def _put_off(self) -> None:
+        signal.setitimer(signal.ITIMER_VIRTUAL, self._limits.job_seconds * 1.5)
 
 
 class Child:
     """Answers requests one at a time; keeps what templates the parent tells it to, compiled at first use."""
 
-    def __init__(self, limits: RenderLimits) -> None:
+    def __init__(self, limits: RenderLimits, allowance: Allowance) -> None:
         self._limits = limits
-        self._allowance = Allowance(limits.job_seconds)
+        self._allowance = allowance
         self._sources: dict[int, TemplateSource] = {}
         self._compiled: dict[int, Compiled | TemplateRenderError] = {}
 
@@ -142,16 +160,16 @@ def serve(connection: socket.socket) -> None:
     if first is None:
         return
     limits = wire.decode_limits(first)
-    child = Child(limits)
+    allowance = Allowance(limits)
+    child = Child(limits, allowance)
     confine(limits)
     gc.freeze()  # the modules just loaded stay for good; no collection need look at them again
     connection.sendall(wire.frame(wire.READY))
     while (payload := read_frame(requests)) is not None:
         request = wire.decode_request(payload)
-        signal.setitimer(signal.ITIMER_REAL, limits.hang_seconds)  # SIGALRM, too, has no handler
+        allowance.arm()
         answer = child.answer(request)
-        for timer in (signal.ITIMER_REAL, signal.ITIMER_PROF, signal.ITIMER_VIRTUAL):
-            signal.setitimer(timer, 0)
+        allowance.disarm()
         connection.sendall(wire.frame(answer))
 
 

@@ -6,9 +6,9 @@ Runs in the child only: nothing here limits CPU or memory.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from jinja2.environment import Template
@@ -28,6 +28,8 @@ from app.rendering.text_alternative import derive_text
 from app.rendering.types import Rendered, RenderLimits, TemplateCheck, TemplateSource, content_hash
 
 MESSAGE_CHARS_MAX = 300
+UNSENDABLE = "holds a character that cannot be sent"
+PIECES = 256  # more than an honest template has: nearly all of them are joined in one go
 LINE_SEPARATORS = "\u2028\u2029"  # not control characters, and yet str.splitlines() makes two headers of one
 
 
@@ -49,22 +51,30 @@ class Overran(BaseException):
 
 
 class Problems:
-    """Collects what is wrong, part by part, so that one answer names it all."""
+    """Collects what is wrong, part by part (``with problems.of("html"):``), so one answer names it all."""
 
     def __init__(self) -> None:
         self.errors: list[FieldError] = []
+        self._part = ""
 
-    @contextmanager
-    def of(self, part: str) -> Iterator[None]:
-        try:
-            yield
-        except TemplateRenderError as exc:
+    def of(self, part: str) -> Problems:
+        self._part = part
+        return self
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> bool:
+        """Whatever a template provokes is the template's error."""
+        if isinstance(exc, Overran):
+            exc.part = self._part
+        if not isinstance(exc, Exception):
+            return False
+        if isinstance(exc, TemplateRenderError):
             self.errors.extend(exc.errors)
-        except Overran as exc:
-            exc.part = part
-            raise
-        except Exception as exc:  # whatever a template provokes is the template's error
-            self.errors.append(FieldError(part, explain(exc, part)))
+        else:
+            self.errors.append(FieldError(self._part, explain(exc, self._part)))
+        return True
 
     def settle(self) -> None:
         if self.errors:
@@ -134,35 +144,29 @@ def render(compiled: Compiled, variables: Mapping[str, Any], limits: RenderLimit
     with problems.of("text"):
         text = generate(compiled.text, variables, limits.output_chars)
     problems.settle()
-    return Rendered(subject, html, text, content_hash(subject, html, text))
+    try:
+        return Rendered(subject, html, text, content_hash(subject, html, text))
+    except UnicodeEncodeError as exc:  # a lone surrogate, which JSON can carry and UTF-8 cannot
+        parts = {"subject": subject, "html": html, "text": text}
+        part = next(name for name, value in parts.items() if value and exc.object in value)
+        raise TemplateRenderError(FieldError(part, UNSENDABLE)) from exc
 
 
 def generate(template: Template, variables: Mapping[str, Any], chars_max: int) -> str:
-    """Piece by piece, so that an endless template stops at the limit and not when memory runs out."""
-    pieces: list[str] = []
-    chars = 0
-    for piece in template.generate(variables):
-        chars += len(piece)
-        if chars > chars_max:
-            raise TemplateRenderError(
-                FieldError(str(template.filename), f"longer than {chars_max} characters")
-            )
-        pieces.append(piece)
-    result = "".join(pieces)
-    if "\0" in result or not _encodable(result):
-        raise TemplateRenderError(FieldError(str(template.filename), "holds a character that cannot be sent"))
+    """A handful of pieces at a time: an endless template stops at the limit and not when memory runs out."""
+    result = ""
+    pieces = template.generate(variables)
+    while handful := list(islice(pieces, PIECES)):
+        result += "".join(handful)
+        if len(result) > chars_max:
+            raise _refused(template, f"longer than {chars_max} characters")
+    if "\0" in result:
+        raise _refused(template, UNSENDABLE)
     return result
 
 
-def _encodable(text: str) -> bool:
-    """False for a lone surrogate, which JSON can carry and UTF-8 cannot."""
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _refused(template: Template, message: str) -> TemplateRenderError:
+    return TemplateRenderError(FieldError(str(template.filename), message))
 
 
 def one_line(subject: str, chars_max: int) -> str:

@@ -60,8 +60,8 @@ class TemplateCheck:
 class RenderLimits:
     """How much a template may use. An honest one needs about 0.1 ms and 10 kB.
 
-    job_seconds: CPU time of one job. CPU and not the clock, so that a busy machine never turns an honest
-        delivery into a dead letter; a template has no way to wait without computing.
+    job_seconds: CPU time of one job, give or take a quarter. CPU and not the clock, so that a busy machine
+        never turns an honest delivery into a dead letter; a template has no way to wait without computing.
     batch_seconds: after this long the child answers what it has and the rest is asked again, so one answer is
         never late by more than a job.
     hang_seconds: by the clock, for one exchange with the child. Past it the kernel ends the child, whatever
