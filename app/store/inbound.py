@@ -22,7 +22,7 @@ COUNT_REFUSAL = _q["count_refusal"]
 CLAIM_PENDING = _q["claim_pending"]
 MATCH_MESSAGE_IDS = _q["match_message_ids"]
 LOAD_STANDINGS = _q["load_standings"]
-KNOWN_ATTEMPTS = _q["known_attempts"]
+ATTEMPT_PROVIDERS = _q["attempt_providers"]
 APPEND_EVENTS = _q["append_events"]
 ACCEPT_ATTEMPTS = _q["accept_attempts"]
 MOVE_DELIVERIES = _q["move_deliveries"]
@@ -139,10 +139,10 @@ async def load_standings(conn: Connection, ids: Sequence[UUID]) -> dict[UUID, De
         return {row.id: row for row in await cursor.fetchall()}
 
 
-async def known_attempts(conn: Connection, ids: Sequence[UUID]) -> dict[tuple[UUID, int], tuple[str, str]]:
-    """(delivery, attempt) -> (state, provider)."""
-    cursor = await conn.execute(KNOWN_ATTEMPTS, _keys(ids))
-    return {(delivery, no): (state, provider) for delivery, no, state, provider in await cursor.fetchall()}
+async def attempt_providers(conn: Connection, ids: Sequence[UUID]) -> dict[tuple[UUID, int], str]:
+    """(delivery, attempt) -> the provider it was made through."""
+    cursor = await conn.execute(ATTEMPT_PROVIDERS, _keys(ids))
+    return {(delivery, no): provider for delivery, no, provider in await cursor.fetchall()}
 
 
 async def append_events(conn: Connection, **arrays: Sequence[Any]) -> list[AppendedEvent]:

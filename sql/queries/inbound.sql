@@ -48,8 +48,8 @@ JOIN store.deliveries d ON d.shard = u.shard AND d.id = u.id
 ORDER BY d.id
 FOR UPDATE OF d;
 
--- name: known_attempts
-SELECT a.delivery_id, a.no, a.state, a.provider
+-- name: attempt_providers
+SELECT a.delivery_id, a.no, a.provider
 FROM unnest(%(shards)s::smallint[], %(ids)s::uuid[]) AS u(shard, id)
 JOIN store.attempts a ON a.shard = u.shard AND a.delivery_id = u.id;
 
@@ -141,16 +141,16 @@ ORDER BY 1, 2, 3, 4
 ON CONFLICT (tenant_id, channel, address, scope) WHERE lifted_at IS NULL DO NOTHING;
 
 -- name: count_soft_bounces
--- One more in a row for each address; answers those that have had enough (R-114).
+-- More in a row for each address; answers those that have had enough (R-114).
 WITH bounced AS (
-    INSERT INTO store.soft_bounces AS b (tenant_id, channel, address, first_at, last_at)
-    SELECT s.tenant_id, s.channel, store.normalise_address(s.channel, s.address), min(s.at), max(s.at)
+    INSERT INTO store.soft_bounces AS b (tenant_id, channel, address, bounces, first_at, last_at)
+    SELECT s.tenant_id, s.channel, store.normalise_address(s.channel, s.address), count(*), min(s.at), max(s.at)
     FROM unnest(%(tenant_ids)s::int[], %(channels)s::text[], %(addresses)s::text[], %(ats)s::timestamptz[])
          AS s(tenant_id, channel, address, at)
     GROUP BY 1, 2, 3
     ORDER BY 1, 2, 3
     ON CONFLICT (tenant_id, channel, address) DO UPDATE
-    SET bounces = b.bounces + 1,
+    SET bounces = b.bounces + excluded.bounces,
         first_at = least(b.first_at, excluded.first_at),
         last_at = greatest(b.last_at, excluded.last_at)
     RETURNING b.*

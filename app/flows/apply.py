@@ -1,0 +1,257 @@
+"""apply: stored provider events become evidence, evidence becomes state, in whatever order it arrives (I16).
+
+One batch, one transaction. The order of locks is the order of the steps: deliveries, attempts, then addresses.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import msgspec
+
+from app.db import Connection, Database
+from app.domain.lifecycle import Standing, join_all
+from app.domain.models import BounceClass, DeliveryState, Evidence, EvidenceKind
+from app.settings import Settings
+from app.store import inbound as store
+
+_json = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A pending event with the delivery and attempt it speaks of."""
+
+    pending: store.Pending
+    evidence: Evidence
+    delivery_id: UUID
+    attempt_no: int
+
+
+async def apply(db: Database, settings: Settings, *, limit: int) -> int:
+    """Applies up to ``limit`` pending events. Answers how many were taken up."""
+    async with db.transaction() as conn:
+        pending = await store.claim_pending(conn, limit=limit)
+        if not pending:
+            return 0
+        decoded = [(p, store.decode(p.evidence)) for p in pending]
+        named = await _identify(conn, decoded)
+        deliveries = sorted({delivery for delivery, _ in named.values()})
+        rows = await store.load_standings(conn, deliveries)
+        attempts = await store.attempt_providers(conn, deliveries)
+        facts, unmatched = _match(decoded, named, attempts)
+        if facts:
+            await _apply(conn, facts, rows, settings)
+        await _settle(conn, facts, unmatched, settings)
+    return len(pending)
+
+
+async def _identify(
+    conn: Connection, decoded: Sequence[tuple[store.Pending, Evidence]]
+) -> dict[tuple[str, str], tuple[UUID, int]]:
+    """Which delivery and attempt each event speaks of: by our own ids if it carried them, else by message id."""
+    named: dict[tuple[str, str], tuple[UUID, int]] = {}
+    strangers: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+    for pending, evidence in decoded:
+        key = (pending.provider, pending.event_key)
+        if evidence.delivery_id is not None and evidence.attempt_no is not None:
+            named[key] = (evidence.delivery_id, evidence.attempt_no)
+        elif evidence.provider_message_id:
+            strangers[(pending.provider, evidence.provider_message_id)].append(key)
+    if strangers:
+        for message, (delivery, no) in (await store.match_message_ids(conn, list(strangers))).items():
+            for key in strangers[message]:
+                named[key] = (delivery, no)
+    return named
+
+
+def _match(
+    decoded: Sequence[tuple[store.Pending, Evidence]],
+    named: dict[tuple[str, str], tuple[UUID, int]],
+    attempts: dict[tuple[UUID, int], str],
+) -> tuple[list[Fact], list[store.Pending]]:
+    """A fact speaks of an attempt that was made through the very provider that tells of it (I10)."""
+    facts: list[Fact] = []
+    unmatched: list[store.Pending] = []
+    for pending, evidence in decoded:
+        attempt = named.get((pending.provider, pending.event_key))
+        if attempt is not None and attempts.get(attempt) == pending.provider:
+            facts.append(Fact(pending, evidence, *attempt))
+        else:
+            unmatched.append(pending)
+    return facts, unmatched
+
+
+async def _apply(
+    conn: Connection, facts: Sequence[Fact], rows: dict[UUID, store.DeliveryRow], settings: Settings
+) -> None:
+    proofs = await _append(conn, facts, rows)
+    await store.accept_attempts(
+        conn, {(f.delivery_id, f.attempt_no): f.evidence.provider_message_id for f in facts}
+    )
+    await _move(conn, facts, rows, proofs, settings)
+    await _mind_addresses(conn, facts, rows, settings)
+
+
+async def _append(
+    conn: Connection, facts: Sequence[Fact], rows: dict[UUID, store.DeliveryRow]
+) -> dict[tuple[UUID, str], UUID]:
+    """Writes the events; answers which event proves what: (delivery, kind) -> event."""
+    of = [rows[f.delivery_id] for f in facts]
+    appended = await store.append_events(
+        conn,
+        shards=[r.shard for r in of],
+        tenant_ids=[r.tenant_id for r in of],
+        notification_ids=[r.notification_id for r in of],
+        delivery_ids=[r.id for r in of],
+        attempt_nos=[f.attempt_no for f in facts],
+        kinds=[f"provider_{f.evidence.kind}" for f in facts],
+        sources=[f.pending.source for f in facts],
+        occurred_ats=[f.evidence.occurred_at for f in facts],
+        datas=[_json.encode(dict(f.evidence.data)).decode() for f in facts],
+    )
+    earliest = sorted(appended, key=lambda e: (e.occurred_at, e.id), reverse=True)
+    return {(event.delivery_id, event.kind): event.id for event in earliest}
+
+
+async def _move(
+    conn: Connection,
+    facts: Sequence[Fact],
+    rows: dict[UUID, store.DeliveryRow],
+    proofs: dict[tuple[UUID, str], UUID],
+    settings: Settings,
+) -> None:
+    evidence: dict[UUID, list[Evidence]] = defaultdict(list)
+    for fact in facts:
+        evidence[fact.delivery_id].append(fact.evidence)
+    moved: list[tuple[UUID, Standing]] = []
+    noted: list[tuple[UUID, Standing]] = []
+    for delivery_id, its_evidence in sorted(evidence.items()):
+        before = _standing(rows[delivery_id])
+        after = join_all(before, its_evidence)
+        if (after.state, after.reason) != (before.state, before.reason):
+            moved.append((delivery_id, after))
+        elif after != before:
+            noted.append((delivery_id, after))
+    if moved:
+        confirm_at = datetime.now(UTC) + timedelta(seconds=settings.follow.confirm_after_seconds)
+        await store.move_deliveries(
+            conn,
+            [i for i, _ in moved],
+            states=[s.state for _, s in moved],
+            reasons=[s.reason for _, s in moved],
+            due_ats=[confirm_at if s.state == DeliveryState.SENT else None for _, s in moved],
+            evidence_ids=[
+                proofs.get((i, "provider_delivered")) if s.state == DeliveryState.DELIVERED else None
+                for i, s in moved
+            ],
+            occurred_ats=[min(e.occurred_at for e in evidence[i]) for i, _ in moved],
+            message_ids=[next((e.provider_message_id for e in evidence[i] if e.provider_message_id), None) for i, _ in moved],
+            **_moments(moved),
+        )
+    if noted:
+        await store.note_evidence(conn, [i for i, _ in noted], **_moments(noted))
+
+
+def _standing(row: store.DeliveryRow) -> Standing:
+    return Standing(
+        state=DeliveryState(row.state),
+        reason=row.reason,
+        delivered_at=row.delivered_at,
+        bounced_at=row.bounced_at,
+        opened_at=row.opened_at,
+        clicked_at=row.clicked_at,
+        complained_at=row.complained_at,
+        unsubscribed_at=row.unsubscribed_at,
+    )
+
+
+def _moments(standings: Sequence[tuple[UUID, Standing]]) -> dict[str, list[datetime | None]]:
+    return {
+        "delivered_ats": [s.delivered_at for _, s in standings],
+        "bounced_ats": [s.bounced_at for _, s in standings],
+        "opened_ats": [s.opened_at for _, s in standings],
+        "clicked_ats": [s.clicked_at for _, s in standings],
+        "complained_ats": [s.complained_at for _, s in standings],
+        "unsubscribed_ats": [s.unsubscribed_at for _, s in standings],
+    }
+
+
+async def _mind_addresses(
+    conn: Connection, facts: Sequence[Fact], rows: dict[UUID, store.DeliveryRow], settings: Settings
+) -> None:
+    """What the evidence means for the address itself: suppressed at once, counted, or cleared (R-111 to R-115)."""
+    suppress = [(f, f.evidence.suppress_reason, "") for f in facts if f.evidence.suppress_reason]
+    soft = [f for f in facts if f.evidence.kind == EvidenceKind.BOUNCED and f.evidence.bounce_class == BounceClass.SOFT]
+    fine = [f for f in facts if f.evidence.kind == EvidenceKind.DELIVERED]
+    if fine:
+        await store.forget_soft_bounces(conn, _seen(fine, rows))
+    worn_out: list[tuple[int, str, str, int]] = []
+    if soft:
+        worn_out = await store.count_soft_bounces(
+            conn,
+            _seen(soft, rows),
+            bounces_max=settings.bounces.soft_bounces_max,
+            days_min=settings.bounces.soft_bounce_days_min,
+        )
+    entries = [
+        (_address(rows[f.delivery_id]), _scope(f.evidence, rows[f.delivery_id]), reason, detail, f.delivery_id)
+        for f, reason, detail in suppress
+    ] + [
+        ((tenant, channel, address), "all", "soft_bounces", f"{bounces} soft bounces in a row", None)
+        for tenant, channel, address, bounces in worn_out
+    ]
+    if entries:
+        await store.lock_addresses(conn, [address for address, *_ in entries])
+        await store.suppress(
+            conn,
+            tenant_ids=[address[0] for address, *_ in entries],
+            channels=[address[1] for address, *_ in entries],
+            addresses=[address[2] for address, *_ in entries],
+            scopes=[scope for _, scope, *_ in entries],
+            reasons=[reason for _, _, reason, *_ in entries],
+            details=[detail for *_, detail, _ in entries],
+            ids=[delivery for *_, delivery in entries],
+        )
+
+
+def _scope(evidence: Evidence, row: store.DeliveryRow) -> str:
+    """An unsubscribe covers the category of the message it came from; everything else covers the address."""
+    return row.category if evidence.suppress_reason == "unsubscribe" else "all"
+
+
+def _address(row: store.DeliveryRow) -> tuple[int, str, str]:
+    return row.tenant_id, row.channel, row.address
+
+
+def _seen(
+    facts: Iterable[Fact], rows: dict[UUID, store.DeliveryRow]
+) -> list[tuple[int, str, str, datetime]]:
+    return [(*_address(rows[f.delivery_id]), f.evidence.occurred_at) for f in facts]
+
+
+async def _settle(
+    conn: Connection, facts: Sequence[Fact], unmatched: Sequence[store.Pending], settings: Settings
+) -> None:
+    """What was matched is applied; what was not waits for its send to be recorded, and in the end is kept by name."""
+    now = datetime.now(UTC)
+    window = timedelta(seconds=settings.times.evidence_window_seconds)
+    given_up = [now - p.received_at > window for p in unmatched]
+    entries = [(f.pending, "applied", None, f.delivery_id) for f in facts] + [
+        (p, "unmatched" if over else "parked", "no such delivery", None)
+        for p, over in zip(unmatched, given_up, strict=True)
+    ]
+    await store.settle(
+        conn,
+        park_seconds=settings.follow.park_retry_seconds,
+        days=[p.occurred_on for p, *_ in entries],
+        providers=[p.provider for p, *_ in entries],
+        keys=[p.event_key for p, *_ in entries],
+        states=[state for _, state, *_ in entries],
+        reasons=[reason for _, _, reason, _ in entries],
+        delivery_ids=[delivery for *_, delivery in entries],
+    )

@@ -1,0 +1,219 @@
+"""reconcile: whatever is past its time is asked about at the provider, never waited for (R-106, R-107).
+
+It closes webhook gaps and resolves ambiguous attempts. What no evidence can settle ends as ``unconfirmed``, a named
+end that is counted and that late evidence may still correct. No transaction is open while a provider is asked (I14).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import structlog
+
+from app.db import Database
+from app.domain.backoff import next_lookup
+from app.domain.models import DeliveryState, NotificationClass
+from app.providers.accounts import ProviderSet
+from app.providers.base import (
+    AttemptRef,
+    Lookup,
+    LookupVerdict,
+    Provider,
+    ProviderRequest,
+    ProviderResponse,
+)
+from app.settings import Settings
+from app.store import inbound
+from app.store import reconcile as store
+from app.store.reconcile import Resolution, Unproven
+
+log = structlog.get_logger()
+
+LOOKUPS_AT_ONCE = 10  # providers limit their query APIs far more tightly than sending
+LOOKUP_TIMEOUT_SECONDS = 10.0
+PAGES_MAX = 10
+RESPONSE_BYTES_MAX = 4 * 1024 * 1024
+AMBIGUOUS = DeliveryState.AMBIGUOUS.value
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    leases_expired: int
+    asked: int
+    evidence: int
+
+
+async def reconcile(db: Database, providers: ProviderSet, settings: Settings, *, limit: int) -> Reconciled:
+    """One round: lapsed leases become ambiguous, then up to ``limit`` overdue deliveries are asked about."""
+    async with db.transaction() as conn:
+        expired = await store.expire_leases(
+            conn, limit=limit, first_lookup_seconds=settings.follow.ambiguous_first_lookup_seconds
+        )
+    async with db.transaction() as conn:
+        unproven = await store.claim_unproven(
+            conn, limit=limit, lease_seconds=PAGES_MAX * LOOKUP_TIMEOUT_SECONDS
+        )
+    answers = await _ask_all(providers, unproven)
+    evidence = 0
+    for item, lookup in answers:
+        evidence += await _store_evidence(db, item, lookup)
+    await _decide_all(db, settings, answers)
+    return Reconciled(expired, len(unproven), evidence)
+
+
+# Asking -----------------------------------------------------------------------------------------------------------
+
+
+async def _ask_all(providers: ProviderSet, unproven: Sequence[Unproven]) -> list[tuple[Unproven, Lookup]]:
+    room = asyncio.Semaphore(LOOKUPS_AT_ONCE)
+    async with httpx.AsyncClient(
+        timeout=LOOKUP_TIMEOUT_SECONDS, follow_redirects=False, trust_env=False
+    ) as client:
+
+        async def ask(item: Unproven) -> tuple[Unproven, Lookup]:
+            async with room:
+                return item, await _ask(client, providers, item)
+
+        return await asyncio.gather(*(ask(item) for item in unproven))
+
+
+async def _ask(client: httpx.AsyncClient, providers: ProviderSet, item: Unproven) -> Lookup:
+    try:
+        provider = providers.get(item.provider)
+    except KeyError:
+        return Lookup(LookupVerdict.UNAVAILABLE, detail=f"provider {item.provider} is not configured")
+    if not provider.capabilities.can_look_up:
+        return Lookup(LookupVerdict.UNANSWERABLE, detail="this provider cannot be asked")
+    attempt = AttemptRef(item.id, item.attempt_no, item.opened_at, item.address, item.provider_message_id)
+    try:
+        return await _read_pages(client, provider, attempt)
+    except httpx.HTTPError as error:
+        return Lookup(LookupVerdict.UNAVAILABLE, detail=type(error).__name__)
+
+
+async def _read_pages(client: httpx.AsyncClient, provider: Provider, attempt: AttemptRef) -> Lookup:
+    """Asks, page after page, until the provider has said all it knows."""
+    request: ProviderRequest | None = provider.build_lookup(attempt, datetime.now(UTC))
+    found: list[Lookup] = []
+    for _ in range(PAGES_MAX):
+        assert request is not None
+        response = await client.request(
+            request.method, request.url, headers=dict(request.headers), content=request.body or None
+        )
+        lookup = provider.interpret_lookup(
+            attempt,
+            ProviderResponse(
+                response.status_code,
+                {key.lower(): value for key, value in response.headers.items()},
+                response.content[:RESPONSE_BYTES_MAX],
+            ),
+            datetime.now(UTC),
+        )
+        found.append(lookup)
+        request = lookup.next_request
+        if request is None:
+            break
+    evidence = [item for lookup in found for item in lookup.evidence]
+    if evidence:
+        return Lookup(LookupVerdict.FOUND, evidence)
+    return found[-1]
+
+
+# Deciding ---------------------------------------------------------------------------------------------------------
+
+
+async def _store_evidence(db: Database, item: Unproven, lookup: Lookup) -> int:
+    """What the provider told us when asked takes the same way as what it told us unasked, and counts once (I16)."""
+    if not lookup.evidence:
+        return 0
+    async with db.transaction() as conn:
+        return await inbound.store_events(
+            conn, provider=item.provider, source="lookup", evidence=lookup.evidence, raw=b""
+        )
+
+
+async def _decide_all(
+    db: Database, settings: Settings, answers: Sequence[tuple[Unproven, Lookup]]
+) -> None:
+    now = datetime.now(UTC)
+    later: list[tuple[Unproven, datetime, bool]] = []
+    not_sent: list[Resolution] = []
+    given_up: list[Resolution] = []
+    for item, lookup in answers:
+        match _decide(item, lookup, settings, now):
+            case Resolution(state=DeliveryState.UNCONFIRMED) as end:
+                given_up.append(end)
+            case Resolution() as resolution:
+                not_sent.append(resolution)
+            case None:
+                answered = lookup.verdict != LookupVerdict.UNAVAILABLE
+                later.append((item, _ask_next(item, settings, now), answered))
+    async with db.transaction() as conn:
+        if later:
+            await store.ask_again(conn, [i for i, _, _ in later], [d for _, d, _ in later], [c for *_, c in later])
+        if not_sent:
+            await store.resolve_not_sent(conn, not_sent)
+        if given_up:
+            await store.give_up(conn, given_up)
+    for resolution in given_up:
+        log.warning("unconfirmed", delivery_id=str(resolution.unproven.id), reason=resolution.reason)
+
+
+def _decide(item: Unproven, lookup: Lookup, settings: Settings, now: datetime) -> Resolution | None:
+    """None: ask again later (evidence that was found is applied by then, and the row has moved)."""
+    age = now - item.opened_at
+    if item.state == AMBIGUOUS:
+        return _decide_ambiguous(item, lookup, settings, now, age)
+    if age >= timedelta(seconds=settings.follow.confirm_give_up_seconds):
+        return Resolution(item, DeliveryState.UNCONFIRMED, "no_evidence", None, lookup.detail or lookup.verdict)
+    return None
+
+
+def _decide_ambiguous(
+    item: Unproven, lookup: Lookup, settings: Settings, now: datetime, age: timedelta
+) -> Resolution | None:
+    undecidable = lookup.verdict == LookupVerdict.UNANSWERABLE or age >= timedelta(
+        seconds=settings.times.ambiguous_max_seconds
+    )
+    match lookup.verdict, item.ambiguity_policy:
+        case LookupVerdict.FOUND, _:
+            return None
+        case LookupVerdict.NOT_SENT, "resend_if_absent" | "at_least_once":
+            return _retry(item, settings, now, lookup.detail or "the provider has no trace of it")
+        case _, "at_least_once" if undecidable:
+            return _retry(item, settings, now, "undecidable; the category is sent at least once")
+        case _ if undecidable:
+            return Resolution(
+                item, DeliveryState.UNCONFIRMED, "ambiguous_unresolved", None, lookup.detail or lookup.verdict
+            )
+        case _:
+            return None
+
+
+def _retry(item: Unproven, settings: Settings, now: datetime, detail: str) -> Resolution:
+    """It never went out: on to the next rung of the ladder, or to the end of it."""
+    ladder = settings.retry.ladders[NotificationClass(item.klass)]
+    if item.expires_at <= now:
+        return Resolution(item, DeliveryState.EXPIRED, "expired", None, detail)
+    if item.failures >= len(ladder):
+        return Resolution(item, DeliveryState.DEAD, "retries_exhausted", None, detail)
+    # The look-up took at least as long as the first rungs of the ladder: the wait is over already.
+    jitter = ladder[0] * settings.retry.jitter * random.random()  # noqa: S311 - spreads retries, guards nothing
+    return Resolution(item, DeliveryState.QUEUED, "retry", now + timedelta(seconds=jitter), detail)
+
+
+def _ask_next(item: Unproven, settings: Settings, now: datetime) -> datetime:
+    follow = settings.follow
+    first = follow.ambiguous_first_lookup_seconds if item.state == AMBIGUOUS else follow.confirm_after_seconds
+    return next_lookup(
+        lookups=item.lookups,
+        first_seconds=first,
+        backoff=follow.lookup_backoff,
+        interval_max_seconds=follow.lookup_interval_max_seconds,
+        now=now,
+    )

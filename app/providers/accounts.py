@@ -1,0 +1,62 @@
+"""The configured provider accounts, with their secrets read again when a secret file changes (R-193)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from app.errors import ConfigurationError
+from app.providers.base import Provider
+from app.providers.registry import make_provider
+
+log = structlog.get_logger()
+
+LOOK_AGAIN_SECONDS = 5.0  # a rotated key is in use within this; a stat a send would cost more than it gives
+
+
+class ProviderSet:
+    """Provider accounts by name. Raises ConfigurationError, at the start, if one cannot be made."""
+
+    def __init__(self, accounts: Mapping[str, Mapping[str, Any]]) -> None:
+        self._accounts = accounts
+        self._providers: dict[str, Provider] = {name: make_provider(name, a) for name, a in accounts.items()}
+        self._files = {name: _modified(account) for name, account in accounts.items()}
+        self._looked_at = time.monotonic()
+
+    def get(self, name: str) -> Provider:
+        """Raises KeyError for an account that is not configured."""
+        if time.monotonic() - self._looked_at > LOOK_AGAIN_SECONDS:
+            self._look_again()
+        return self._providers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._providers)
+
+    def _look_again(self) -> None:
+        self._looked_at = time.monotonic()
+        for name, account in self._accounts.items():
+            modified = _modified(account)
+            if modified == self._files[name]:
+                continue
+            try:
+                self._providers[name] = make_provider(name, account)
+                log.info("provider_reloaded", provider=name)
+            except ConfigurationError as error:
+                # Half-written or gone: the account goes on with the secret it has, and an operator is told.
+                log.error("provider_not_reloaded", provider=name, error=error.detail)
+                continue
+            self._files[name] = modified
+
+
+def _modified(account: Mapping[str, Any]) -> dict[str, int]:
+    def mtime(path: str) -> int:
+        try:
+            return Path(path).stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    return {key: mtime(str(value)) for key, value in account.items() if key.endswith("_file")}
