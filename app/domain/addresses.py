@@ -1,0 +1,92 @@
+"""What an address, a sender, a locale, a time zone must look like: the normal form, or ValueError saying why not.
+
+No look-ups: whether a mailbox exists is for the receiving server to say.
+"""
+
+from __future__ import annotations
+
+import re
+import zoneinfo
+from email.headerregistry import Address
+from functools import cache
+
+from email_validator import EmailNotValidError, validate_email
+
+E164 = re.compile(r"\+[1-9][0-9]{6,14}")
+# BCP 47 without its rare extensions: language, script, region, variants.
+LOCALE = re.compile(
+    r"[A-Za-z]{2,3}(-[A-Za-z]{4})?(-([A-Za-z]{2}|[0-9]{3}))?(-([A-Za-z0-9]{5,8}|[0-9][A-Za-z0-9]{3})){0,4}"
+)
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+NAMED = re.compile(r'(?:"(?P<quoted>[^"\\]*)"|(?P<plain>[^"<>\\]*?))\s*<(?P<address>[^<>]*)>')
+SENDER_CHARS_MAX = 400  # an address has 254 at most (RFC 5321); the rest is for its name
+
+
+def one_line(value: str) -> str:
+    """Anything that ends up in a header or an address: a line break in it would begin a header of its own."""
+    if CONTROL.search(value):
+        raise ValueError("must not contain line breaks or other control characters")
+    return value
+
+
+def email(value: str) -> str:
+    """The address, its domain in lower case and ASCII, so that providers' reports about it can be matched.
+
+    ``.test`` domains pass: they are reserved for trying things out. Local parts beyond ASCII do not: mail to
+    them needs SMTPUTF8 on the whole way (RFC 6531).
+    """
+    try:
+        found = validate_email(
+            one_line(value), check_deliverability=False, allow_smtputf8=False, test_environment=True
+        )
+    except EmailNotValidError as exc:
+        raise ValueError(f"is not an email address: {exc}") from exc
+    assert found.ascii_email is not None
+    return found.ascii_email
+
+
+def sender(value: str) -> str:
+    """``Name <address>`` or an address alone, as one header value."""
+    if len(one_line(value)) > SENDER_CHARS_MAX:
+        raise ValueError(f"must not be longer than {SENDER_CHARS_MAX} characters")
+    named = NAMED.fullmatch(value.strip())
+    if named is None:
+        return email(value.strip())
+    return str(Address(named["quoted"] or named["plain"] or "", addr_spec=email(named["address"])))
+
+
+def phone(value: str) -> str:
+    """E.164: a plus, the country code, the number; no blanks."""
+    if not E164.fullmatch(value):
+        raise ValueError("must be a phone number in E.164 form, such as +4915112345678")
+    return value
+
+
+def time_zone(value: str) -> str:
+    """A name of the IANA time zone database."""
+    if value not in _time_zones():
+        raise ValueError("must be an IANA time zone, such as Europe/Berlin")
+    return value
+
+
+@cache
+def _time_zones() -> frozenset[str]:
+    return frozenset(zoneinfo.available_timezones())
+
+
+def locale(value: str) -> str:
+    """A BCP 47 language tag: de, pt-BR, zh-Hant-TW."""
+    if not LOCALE.fullmatch(value):
+        raise ValueError("must be a language tag, such as de or pt-BR")
+    return value
+
+
+def normalise(channel: str, address: str) -> str:
+    """An address of any channel, checked as far as the channel allows."""
+    match channel:
+        case "email":
+            return email(address)
+        case "sms":
+            return phone(address)
+        case _:
+            return one_line(address).strip()

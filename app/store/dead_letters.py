@@ -1,0 +1,74 @@
+"""Dead letters: deliveries whose retry budget is spent."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from uuid import UUID
+
+from psycopg.rows import class_row
+
+from app.db import Connection
+from app.store._queries import load
+
+_q = load("dead_letters")
+LIST_NEWEST = _q["list_newest"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One dead delivery and how its last attempt went."""
+
+    delivery_id: UUID
+    notification_id: UUID
+    recipient_id: str
+    category: str
+    channel: str
+    address: str
+    template_id: str
+    template_version: int
+    reason: str
+    provider: str | None
+    attempts: int
+    last_outcome: str | None
+    last_status_code: int | None
+    last_detail: str | None
+    created_at: datetime
+    expires_at: datetime
+    ended_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which dead letters; None lets all pass. ``since`` and ``until`` bound ``ended_at``."""
+
+    category: str | None = None
+    channel: str | None = None
+    provider: str | None = None
+    reason: str | None = None
+    template_id: str | None = None
+    recipient_id: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+async def list_newest(
+    conn: Connection,
+    tenant_id: int,
+    wanted: Filter,
+    *,
+    after: tuple[datetime, UUID] | None = None,
+    limit: int,
+) -> list[DeadLetter]:
+    """Those that died last come first, those behind ``after`` (when one ended, and its id)."""
+    after_time, after_id = after or (None, None)
+    parameters = {
+        "tenant_id": tenant_id,
+        "after_time": after_time,
+        "after_id": after_id,
+        "limit": limit,
+        **asdict(wanted),
+    }
+    async with conn.cursor(row_factory=class_row(DeadLetter)) as cursor:
+        await cursor.execute(LIST_NEWEST, parameters)
+        return await cursor.fetchall()
