@@ -25,6 +25,9 @@ from app.embedded import EmbeddedPostgres
 print(EmbeddedPostgres(Path(sys.argv[1]), {"fsync": "off", "shared_buffers": "16MB"}).start(), flush=True)
 time.sleep(600)
 """
+# Each test starts servers of its own, and always PostgreSQL 18.
+pytestmark = pytest.mark.slow
+
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="is about what root does")
 
 

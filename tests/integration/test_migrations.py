@@ -104,7 +104,7 @@ def test_a_procrastinate_schema_that_holds_jobs_is_not_dropped(empty_dsn: str):
         migrate(empty_dsn)
 
 
-# -- against a tree of migrations, functions and views of the test's own --------------------------------------
+# -- against a tree of migrations, functions and views of the test's own -------------------------------------
 
 REVISION = """
 from app.migrate import run_sql_beside
