@@ -5,9 +5,9 @@ Two promises, and everything here serves one of them:
 - **It knows whether anything was written.** Until a request is handed to a connection, a failure means that
   nothing was sent, and the attempt may be repeated. From then on a failure means that nobody knows (I5).
 - **Nothing leaves after the deadline (I6).** A closed socket still delivers what it holds, seconds later,
-  once the network heals. So a call that ends without an answer aborts its connection: the event loop's buffer is
-  dropped, and the kernel's with it, because the socket's linger time is zero. Should this process be too busy
-  to do so in time, TCP_USER_TIMEOUT makes the kernel give up on what the other side does not take.
+  once the network heals. So a call that ends without an answer aborts its connection: the event loop's buffer
+  is dropped, and the kernel's with it, because the socket's linger time is zero. Should this process be too
+  busy to do so in time, TCP_USER_TIMEOUT makes the kernel give up on what the other side does not take.
 
 No retries, redirects, cookies, proxies from the environment or decompression: one request, one answer.
 """
