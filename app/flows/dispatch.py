@@ -253,7 +253,8 @@ class Dispatcher:
         now = time.monotonic()
         if self._stopping or now - began > self._settings.times.gate_seconds:
             return Outcome(OutcomeKind.RELEASED, "shutting down" if self._stopping else "too late after its intent")
-        deadline = now + min(request.timeout_seconds, self._settings.times.send_seconds)
+        budget = min(request.timeout_seconds, self._settings.times.send_seconds)
+        deadline = asyncio.get_running_loop().time() + budget
         try:
             response = await self._transport.send(request, deadline)
         except TransportError as error:

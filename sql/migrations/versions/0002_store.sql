@@ -4,7 +4,7 @@
 -- Hot tables (notifications, deliveries, attempts, events, inbound_events) carry no foreign keys: each would take a
 -- row lock on its tenant for every send, and they are dropped by the day, never deleted from.
 
-CREATE SCHEMA store;
+CREATE SCHEMA IF NOT EXISTS store;
 
 -- Roles -------------------------------------------------------------------------------------------------------------
 

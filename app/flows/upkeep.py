@@ -1,0 +1,54 @@
+"""upkeep: partitions ahead of time, and nothing kept or dropped against the rules of retention (I12, I17)."""
+
+from __future__ import annotations
+
+import math
+
+import structlog
+
+from app.db import Database
+from app.settings import DAY, Settings
+from app.store import upkeep as store
+
+log = structlog.get_logger()
+
+DAYS_AHEAD = 7  # a week without upkeep before anything stops
+PURGE_BATCH = 5000
+PURGE_BATCHES_MAX = 200
+
+
+async def ensure_partitions(db: Database, settings: Settings) -> int:
+    """Run at start-up and by the hour: the days ahead, and as far back as an event may still be told."""
+    days_back = math.ceil(settings.times.evidence_window_seconds / DAY) + 1
+    async with db.transaction() as conn:
+        return await store.ensure_partitions(conn, days_back=days_back, days_ahead=DAYS_AHEAD)
+
+
+async def upkeep(db: Database, settings: Settings) -> None:
+    times = settings.times
+    made = await ensure_partitions(db, settings)
+    async with db.transaction() as conn:
+        days = await store.drop_partitions(
+            conn,
+            retention_days=math.ceil(times.retention_seconds / DAY),
+            dead_letter_retention_seconds=times.dead_letter_retention_seconds,
+        )
+        await store.purge_small(conn, token_keep_seconds=2 * times.webhook_window_seconds)
+    purged = 0
+    for _ in range(PURGE_BATCHES_MAX):
+        async with db.transaction() as conn:
+            gone = await store.purge_keys(
+                conn,
+                limit=PURGE_BATCH,
+                dead_letter_retention_seconds=times.dead_letter_retention_seconds,
+            )
+        purged += gone
+        if gone == 0:
+            break
+    log.info(
+        "upkeep",
+        partitions_made=made,
+        days_dropped=sum(dropped for _, dropped in days),
+        days_kept=[str(day) for day, dropped in days if not dropped],
+        keys_purged=purged,
+    )

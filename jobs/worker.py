@@ -1,0 +1,267 @@
+"""The worker: one dispatcher per lane, an intake per class, apply, and procrastinate for the rest.
+
+Any number of workers may run; one that joins or leaves causes no pause, no reassignment and no duplicate, because
+they share nothing but rows (R-167). On SIGTERM it claims no more, finishes or releases what it holds, and goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from uuid import UUID, uuid4
+
+import psycopg
+import structlog
+import uvloop
+
+from app.db import HOT_PATH_OPTIONS, Database, listen
+from app.domain.models import NotificationClass
+from app.domain.plan import lane_of
+from app.errors import ConfigurationError, LandedError, Unavailable
+from app.flows.apply import apply
+from app.flows.dispatch import Dispatcher, Lane
+from app.flows.intake import intake
+from app.flows.upkeep import ensure_partitions
+from app.log import configure
+from app.providers.accounts import ProviderSet
+from app.providers.transport import Transport
+from app.queue import QUEUES, make_queue
+from app.rendering.pool import RenderPool
+from app.secrets import signing_secret
+from app.settings import Settings, load_settings
+from app.store import upkeep as store
+from jobs.tasks import Tools, register
+
+log = structlog.get_logger()
+
+LOOP_RETRY_SECONDS = 0.5
+QUEUE_RESTART_SECONDS = 2.0
+CONNECTIONS_PER_LANE = 3  # claim, record, look ahead
+
+
+def lanes_of(settings: Settings) -> list[Lane]:
+    """Every lane this configuration serves: each routed channel, in each class."""
+    return [
+        Lane(lane_of(channel, klass), channel, klass, names[0])
+        for channel, names in settings.routes.items()
+        if names
+        for klass in NotificationClass
+    ]
+
+
+class Worker:
+    def __init__(self, settings: Settings, dsn: str) -> None:
+        self.id: UUID = uuid4()
+        self.settings = settings
+        self.dsn = dsn
+        self.lanes = lanes_of(settings)
+        if not self.lanes:
+            raise ConfigurationError("routes is empty: name a provider for a channel, e.g. routes.email = ['mailgun']")
+        self.providers = ProviderSet(settings.providers)
+        self.signing_key = signing_secret(settings)
+        size = CONNECTIONS_PER_LANE * len(self.lanes) + len(NotificationClass) + 4
+        self.db = Database(dsn, name="landed worker", size_max=size, options=HOT_PATH_OPTIONS)
+        self._loops: dict[str, asyncio.Event] = {}
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Works until ``stop``; then winds down within the grace the settings give."""
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(self.db)
+            await ensure_partitions(self.db, self.settings)
+            dispatchers = [await self._dispatcher(lane, stack) for lane in self.lanes]
+            await self._beat()
+            background = [
+                asyncio.create_task(listen(self.dsn, ["landed_wake"], self._heard(dispatchers))),
+                asyncio.create_task(self._beat_for_ever()),
+                asyncio.create_task(self._run_queue()),
+            ]
+            working = [asyncio.create_task(d.run()) for d in dispatchers] + [
+                asyncio.create_task(self._loop(name, step)) for name, step in self._steps().items()
+            ]
+            log.info("worker_started", worker_id=str(self.id), lanes=[lane.name for lane in self.lanes])
+            try:
+                await self._until_stopped(working)
+            finally:
+                await self._wind_down(dispatchers, working, background)
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    async def _until_stopped(self, working: Sequence[asyncio.Task[None]]) -> None:
+        """A loop that ends by itself is a defect: better to stop loudly and be restarted than to limp on."""
+        stopped = asyncio.create_task(self._stopping.wait())
+        done, _ = await asyncio.wait([stopped, *working], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        for task in done - {stopped}:
+            task.result()
+
+    async def _wind_down(
+        self,
+        dispatchers: Sequence[Dispatcher],
+        working: Sequence[asyncio.Task[None]],
+        background: Sequence[asyncio.Task[None]],
+    ) -> None:
+        self._stopping.set()
+        for dispatcher in dispatchers:
+            dispatcher.stop()
+        for woken in self._loops.values():
+            woken.set()
+        _, late = await asyncio.wait(working, timeout=self.settings.times.shutdown_grace_seconds)
+        for task in [*late, *background]:
+            task.cancel()
+        await asyncio.gather(*working, *background, return_exceptions=True)
+        with contextlib.suppress(LandedError, psycopg.Error):
+            await self._beat(stopping=True)
+        log.info("worker_stopped", worker_id=str(self.id), abandoned=len(late))
+
+    # Lanes ------------------------------------------------------------------------------------------------------
+
+    async def _dispatcher(self, lane: Lane, stack: contextlib.AsyncExitStack) -> Dispatcher:
+        """Each lane has its own connections and its own renderer: what befalls one stays there."""
+        renderer = RenderPool(self.settings.worker.render_processes)
+        await renderer.start()
+        stack.push_async_callback(renderer.stop)
+        transport = await stack.enter_async_context(Transport(connections_max=self.settings.worker.concurrency))
+        return Dispatcher(
+            lane,
+            db=self.db,
+            providers=self.providers,
+            transport=transport,
+            renderer=renderer,
+            settings=self.settings,
+            worker_id=self.id,
+            signing_key=self.signing_key,
+        )
+
+    # Loops ------------------------------------------------------------------------------------------------------
+
+    def _steps(self) -> dict[str, Callable[[], Awaitable[int]]]:
+        """The batch loops by name. A step answers how much it found; one that found nothing waits to be woken."""
+        steps: dict[str, Callable[[], Awaitable[int]]] = {"apply": self._apply}
+        for klass in NotificationClass:
+            steps[f"intake.{klass}"] = lambda klass=klass: self._intake(klass)  # type: ignore[misc]
+        self._loops = {name: asyncio.Event() for name in steps}
+        return steps
+
+    async def _intake(self, klass: NotificationClass) -> int:
+        planned, lanes = await intake(self.db, klass=klass, limit=self.settings.worker.intake_batch)
+        for lane in lanes:
+            await self.db.wake("landed_wake", lane)
+        return planned
+
+    async def _apply(self) -> int:
+        return await apply(self.db, self.settings, limit=self.settings.worker.apply_batch)
+
+    async def _loop(self, name: str, step: Callable[[], Awaitable[int]]) -> None:
+        woken = self._loops[name]
+        while not self._stopping.is_set():
+            woken.clear()
+            try:
+                if await step():
+                    continue
+                pause = self.settings.worker.poll_seconds
+            except (Unavailable, psycopg.Error) as error:
+                log.warning("loop_failed", loop=name, error=str(error))
+                pause = LOOP_RETRY_SECONDS
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await woken.wait()
+
+    def _heard(self, dispatchers: Sequence[Dispatcher]) -> Callable[[str, str], None]:
+        """A hint names a lane, a loop, or nothing in particular (hints may have been missed)."""
+        by_lane = {d.lane.name: d.woken for d in dispatchers}
+
+        def heard(_: str, payload: str) -> None:
+            for name, woken in (by_lane | self._loops).items():
+                if not payload or name == payload or name.startswith(f"{payload}."):
+                    woken.set()
+
+        return heard
+
+    # Liveness and the queue -------------------------------------------------------------------------------------
+
+    async def _beat(self, *, stopping: bool = False) -> None:
+        async with self.db.transaction() as conn:
+            await store.beat(
+                conn,
+                worker_id=self.id,
+                region=self.settings.region,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                lanes=[lane.name for lane in self.lanes],
+                stopping=stopping,
+            )
+
+    async def _beat_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.worker.heartbeat_seconds)
+            with contextlib.suppress(Unavailable, psycopg.Error):
+                await self._beat()
+
+    async def _run_queue(self) -> None:
+        """procrastinate's worker ends when the database is away for long: it is started again, for ever."""
+        while True:
+            try:
+                await self._run_queue_once()
+            except Exception as error:  # a border: whatever ends the maintenance worker must not end the deliveries
+                log.warning("queue_restarting", error=type(error).__name__)
+            await asyncio.sleep(QUEUE_RESTART_SECONDS)
+
+    async def _run_queue_once(self) -> None:
+        async with Database(self.dsn, name="landed jobs", size_max=4, options=HOT_PATH_OPTIONS) as db:
+            queue = make_queue(self.dsn)
+            register(queue, self.settings)
+            async with queue.open_async():
+                await queue.run_worker_async(
+                    queues=QUEUES,
+                    concurrency=len(QUEUES),
+                    install_signal_handlers=False,
+                    delete_jobs="always",
+                    additional_context={"tools": Tools(db, self.providers, self.settings)},
+                )
+
+
+@contextlib.asynccontextmanager
+async def _signals(worker: Worker) -> AsyncIterator[None]:
+    """The first SIGTERM or SIGINT winds down; a second one ends the process at once: leases cover what is lost."""
+    loop = asyncio.get_running_loop()
+    asked = False
+
+    def on_signal() -> None:
+        nonlocal asked
+        if asked:
+            os._exit(1)
+        asked = True
+        worker.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+async def _serve(settings: Settings, dsn: str) -> None:
+    worker = Worker(settings, dsn)
+    async with _signals(worker):
+        await worker.run()
+
+
+def serve(settings: Settings, dsn: str) -> None:
+    """Runs a worker in this process until it is told to stop."""
+    uvloop.run(_serve(settings, dsn))
+
+
+if __name__ == "__main__":
+    _settings = load_settings()
+    configure(_settings.log_level)
+    if _settings.database_url is None:
+        raise SystemExit("LANDED_DATABASE_URL is not set; `landed up` runs everything on an embedded server")
+    serve(_settings, _settings.database_url.get_secret_value())

@@ -1,0 +1,50 @@
+-- The statements of jobs.upkeep: room ahead, nothing kept too long, nothing dropped that is still needed.
+
+-- name: ensure_partitions
+SELECT store.ensure_partitions((now() AT TIME ZONE 'UTC')::date - %(days_back)s::int,
+                               (now() AT TIME ZONE 'UTC')::date + %(days_ahead)s::int);
+
+-- name: drop_partitions
+SELECT day, dropped
+FROM store.drop_partitions((now() AT TIME ZONE 'UTC')::date - %(retention_days)s::int,
+                           make_interval(secs => %(dead_letter_retention_seconds)s));
+
+-- name: purge_keys
+-- A key is kept past its time while what it guards may still be sent or replayed (I12, R-083).
+WITH expired AS (
+    SELECT k.tenant_id, k.key, k.notification_id
+    FROM store.idempotency_keys k
+    WHERE k.expires_at <= now()
+    ORDER BY k.expires_at
+    LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+)
+DELETE FROM store.idempotency_keys k
+USING expired e
+WHERE k.tenant_id = e.tenant_id
+  AND k.key = e.key
+  AND NOT EXISTS (
+      SELECT FROM store.notifications n
+      WHERE n.shard = store.shard_of(e.notification_id) AND n.id = e.notification_id AND n.state = 'accepted')
+  AND NOT EXISTS (
+      SELECT FROM store.deliveries d
+      WHERE d.shard = store.shard_of(e.notification_id)
+        AND d.id BETWEEN store.children_from(e.notification_id) AND store.children_to(e.notification_id)
+        AND d.notification_id = e.notification_id
+        AND (d.ended_at IS NULL
+             OR (d.state = 'dead' AND d.ended_at > now() - make_interval(secs => %(dead_letter_retention_seconds)s))));
+
+-- name: purge_tokens
+DELETE FROM store.webhook_tokens WHERE seen_at < now() - make_interval(secs => %(keep_seconds)s);
+
+-- name: purge_workers
+DELETE FROM store.workers WHERE last_seen_at < now() - interval '7 days';
+
+-- name: purge_buckets
+DELETE FROM store.rate_buckets WHERE refilled_at < now() - interval '1 day';
+
+-- name: beat
+INSERT INTO store.workers (id, region, host, pid, lanes)
+VALUES (%(id)s, %(region)s, %(host)s, %(pid)s, %(lanes)s)
+ON CONFLICT (id) DO UPDATE
+SET last_seen_at = now(), stopped_at = CASE WHEN %(stopping)s THEN now() END;
