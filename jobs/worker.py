@@ -209,7 +209,7 @@ class Worker:
             try:
                 await self._run_queue_once()
             except Exception as error:  # a border: whatever ends the maintenance worker must not end the deliveries
-                log.warning("queue_restarting", error=type(error).__name__)
+                log.warning("queue_restarting", error=repr(error), cause=repr(error.__cause__))
             await asyncio.sleep(QUEUE_RESTART_SECONDS)
 
     async def _run_queue_once(self) -> None:
