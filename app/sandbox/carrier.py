@@ -127,7 +127,8 @@ class Carrier:
         lies = []
         for forgery in (Forgery.REPLAYED, Forgery.BAD_SIGNATURE, Forgery.STALE):
             lie = _posting(self._event(message, _FORGED_STEP, attempt_no=1, posts=0), message.about)
-            lie.forgery, lie.replays = forgery, genuine
+            lie.forgery = forgery
+            lie.replays = genuine if forgery is Forgery.REPLAYED else None
             lies.append(lie)
         return lies
 

@@ -9,13 +9,13 @@ from typing import Any, Final
 import uvicorn
 from litestar import Litestar, Request, Response, get
 from litestar.datastructures import State
-from litestar.exceptions import NotFoundException
+from litestar.exceptions import MethodNotAllowedException, NotFoundException
 
 from app.sandbox.answers import SandboxProtocol
 from app.sandbox.config import SandboxConfig
 from app.sandbox.control import control_router
 from app.sandbox.mailbox import mailbox_router, page_not_found
-from app.sandbox.mailgun.answering import not_found
+from app.sandbox.mailgun.answering import failed, not_found
 from app.sandbox.mailgun.endpoints import mailgun_router
 from app.sandbox.runtime import Sandbox
 
@@ -37,12 +37,18 @@ def _unknown_path(request: Request[Any, Any, Any], exc: NotFoundException) -> Re
     return not_found(request) if request.url.path.startswith(_PROVIDER_PATHS) else page_not_found()
 
 
+def _wrong_method(request: Request[Any, Any, Any], exc: MethodNotAllowedException) -> Response[Any]:
+    if request.url.path.startswith(_PROVIDER_PATHS):
+        return failed(request, exc)
+    return Response({"detail": exc.detail}, status_code=exc.status_code, headers=exc.headers)
+
+
 def create_sandbox(config: SandboxConfig) -> Litestar:
     """The application over one ledger; it resumes unfinished scripts and webhooks when it is served."""
     sandbox = Sandbox(config)
     return Litestar(
         route_handlers=[mailgun_router(), control_router(), mailbox_router(), health],
-        exception_handlers={NotFoundException: _unknown_path},
+        exception_handlers={NotFoundException: _unknown_path, MethodNotAllowedException: _wrong_method},
         on_startup=[sandbox.start],
         on_shutdown=[sandbox.stop],
         state=State({"sandbox": sandbox}),

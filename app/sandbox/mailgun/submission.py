@@ -58,7 +58,7 @@ class Submission:
 async def read_form(request: AnyRequest) -> tuple[Fields, list[tuple[str, UploadFile]], int]:
     """The form's fields by name, its files, and its size in bytes."""
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        form = (await request.form()).multi_items()
+        form = list((await request.form()).multi_items())
         fields: Fields = {}
         for name, value in form:
             if isinstance(value, str):
