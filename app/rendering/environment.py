@@ -33,12 +33,21 @@ ATTRIBUTES: dict[type, frozenset[str]] = {
     LoopContext: frozenset({"index", "index0", "revindex", "revindex0", "first", "last", "length"})
     | frozenset({"depth", "depth0", "previtem", "nextitem", "cycle", "changed"}),
 }
-CALLABLE = (Macro, LoopContext, BuiltinMethodType, MethodType)
+CALLABLE = (
+    Macro,
+    LoopContext,
+    BuiltinMethodType,
+    MethodType,
+    Undefined,
+)  # Undefined raises, and says its name
 PRINTABLE = (str, int, float, Undefined)  # Undefined raises when printed, and says its name
 
 TAGS_ALONE = re.compile(
-    r"^((?:[ \t]*\{%(?:(?!%\}).)*%\})*[ \t]*(?:\{%(?:(?!%\}).)*?|\{\#(?:(?!\#\}).)*?))([-+]?[%\#]\})[ \t]*\n",
-    re.MULTILINE,
+    r"""^[ \t]*
+    ( (?: \{% (?:(?!%\}).)* %\} [ \t]* )*                    # tags before the last
+      (?: \{% (?:(?!%\}).)*? | \{\# (?:(?!\#\}).)*? ) )      # the last tag, or a comment
+    ( [-+]? [%\#]\} ) [ \t]* ( \n | \Z )""",
+    re.MULTILINE | re.VERBOSE,
 )
 
 FORBIDDEN_NODES: dict[type[nodes.Node], str] = {
@@ -104,13 +113,13 @@ class TextEnvironment(PlainDataEnvironment):
     """A line that holds only block tags or a comment leaves no blank line behind, and no other line loses its
     end.
 
-    Jinja's ``trim_blocks`` would also join the next line to one that ends with ``{% endif %}``.
+    Jinja's ``trim_blocks`` would also join the next line to one that ends with ``{% endif %}``, and its
+    ``lstrip_blocks`` unindent a line that begins with a tag.
     """
 
     def preprocess(self, source: str, name: str | None = None, filename: str | None = None) -> str:
-        return TAGS_ALONE.sub(
-            r"\1\n\2", source
-        )  # inside the tag the line break means nothing, and lines still count
+        # Inside the tag the line break means nothing, and the lines after it keep their numbers.
+        return TAGS_ALONE.sub(r"\1\3\2", source)
 
 
 def short_range(*args: int) -> range:
@@ -188,9 +197,7 @@ def html_environment() -> PlainDataEnvironment:
 @cache
 def text_environment() -> PlainDataEnvironment:
     """For subject and text, where nothing is escaped."""
-    environment = TextEnvironment(
-        autoescape=False, undefined=UndefinedName, finalize=printable, lstrip_blocks=True
-    )
+    environment = TextEnvironment(autoescape=False, undefined=UndefinedName, finalize=printable)
     return _restrict(environment, TEXT_FILTERS)
 
 
