@@ -220,11 +220,14 @@ class Mailgun:
             words = _redact(_words(payload, response.body))
             return Lookup(LookupVerdict.UNAVAILABLE, detail=f"HTTP {response.status} {words}".strip())
         evidence = tuple(self._about(attempt, items))
-        more = self._next_page(payload) if items and (not evidence or len(items) >= EVENTS_PAGE_MAX) else None
+        more = self._next_page(payload)
         if evidence:
-            return Lookup(LookupVerdict.FOUND, evidence, next_request=more)
-        verdict, detail = self._absent(attempt, now)
-        return Lookup(verdict, detail=detail, next_request=more)
+            return Lookup(LookupVerdict.FOUND, evidence, next_request=more if _full(items) else None)
+        if not items:
+            return Lookup(*self._absent(attempt, now))
+        if more is None:
+            return Lookup(LookupVerdict.UNAVAILABLE, detail="the page leads nowhere")
+        return Lookup(LookupVerdict.TOO_EARLY, detail="only other events on this page", next_request=more)
 
     def _message_ids(self, attempt: AttemptRef) -> list[str]:
         """Ours, and the one the provider answered with should it ever differ."""
@@ -244,16 +247,17 @@ class Mailgun:
             if ours or evidence.provider_message_id in ids:
                 yield evidence
 
-    def _absent(self, attempt: AttemptRef, now: datetime) -> tuple[LookupVerdict, str]:
+    def _absent(self, attempt: AttemptRef, now: datetime) -> tuple[LookupVerdict, tuple[Evidence, ...], str]:
+        """What an empty page proves: the list ends there, and nothing on it was ours."""
         age = (now - attempt.opened_at).total_seconds()
         settle = self.capabilities.lookup_settle_seconds
         if age > self.capabilities.lookup_retention_seconds:
-            return LookupVerdict.UNANSWERABLE, "older than the events the provider keeps"
+            return LookupVerdict.UNANSWERABLE, (), "older than the events the provider keeps"
         if attempt.provider_message_id is not None:
-            return LookupVerdict.TOO_EARLY, "accepted by the provider, no events yet"
+            return LookupVerdict.TOO_EARLY, (), "accepted by the provider, no events yet"
         if settle is None or age < settle:
-            return LookupVerdict.TOO_EARLY, "events may still be on their way into the provider's index"
-        return LookupVerdict.NOT_SENT, "no event by this message id"
+            return LookupVerdict.TOO_EARLY, (), "events may still be on their way into the provider's index"
+        return LookupVerdict.NOT_SENT, (), "no event by this message id"
 
     def _next_page(self, payload: Mapping[str, Any]) -> ProviderRequest | None:
         """The page the provider points to, if it is really the provider's: our key must go nowhere else."""
@@ -650,6 +654,11 @@ def _plain(value: Any) -> str | int | float | bool | None:
 def _bare(message_id: str) -> str:
     """Answers carry a message id in angle brackets, events without: everywhere here it goes without."""
     return _text(message_id.strip().removeprefix("<").removesuffix(">"))
+
+
+def _full(items: Sequence[Any]) -> bool:
+    """Whether more may follow; a page with room to spare holds all there is of one message."""
+    return len(items) >= EVENTS_PAGE_MAX
 
 
 def _same_origin(url: str, ours: str) -> bool:
