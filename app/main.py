@@ -15,7 +15,15 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import ControllerRouterHandler, Message, Scope
 
-from app.api import errors
+from app.api import (
+    categories,
+    dead_letters,
+    errors,
+    recipients,
+    suppressions,
+    templates,
+    unsubscribe,
+)
 from app.api.auth import caller_of
 from app.api.errors import answer_problem
 from app.api.state import CONFIG_CHANNEL, ApiState, api_state
@@ -26,6 +34,12 @@ from app.settings import Settings
 # One line a resource; each module names its handlers in ``routes``.
 ROUTES: Sequence[ControllerRouterHandler] = [
     *errors.routes,
+    *templates.routes,
+    *categories.routes,
+    *recipients.routes,
+    *suppressions.routes,
+    *dead_letters.routes,
+    *unsubscribe.routes,
 ]
 
 API_CONNECTIONS_MAX = 10
@@ -47,7 +61,7 @@ def create_app(settings: Settings) -> Litestar:
     db = Database(settings.database_url.get_secret_value(), name="landed api", size_max=API_CONNECTIONS_MAX)
     return Litestar(
         route_handlers=ROUTES,
-        lifespan=[_running],
+        lifespan=[_running, templates.rendering, unsubscribe.signing],
         state=State({"api": ApiState.of(settings, db)}),
         dependencies={
             "api": Provide(api_state, sync_to_thread=False),

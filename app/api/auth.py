@@ -45,6 +45,11 @@ class Caller:
     rate_per_second: int = 1000
     burst: int = 2000
 
+    @property
+    def actor(self) -> str:
+        """Who did it, for the audit log."""
+        return f"api key {self.key_id} of {self.tenant}"
+
 
 Keys = Cache[bytes, Caller | None]
 

@@ -13,6 +13,8 @@ from app.store._queries import load
 
 _q = load("dead_letters")
 LIST_NEWEST = _q["list_newest"]
+ACT_FOR = _q["act_for"]
+REPLAY = _q["replay"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,4 +73,46 @@ async def list_newest(
     }
     async with conn.cursor(row_factory=class_row(DeadLetter)) as cursor:
         await cursor.execute(LIST_NEWEST, parameters)
+        return await cursor.fetchall()
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What to replay: one delivery, or the dead letters of the tenant that match; and what for.
+
+    commit: False only says what would be done. force: also what may have arrived, as a second message.
+    """
+
+    delivery_id: UUID | None = None
+    template_id: str | None = None
+    category: str | None = None
+    provider: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    max_rows: int = 1000
+    commit: bool = False
+    force: bool = False
+    reason: str | None = None
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayVerdict:
+    """What was, or would be, done about one delivery; ``sql/functions/replay.sql`` lists the verdicts."""
+
+    delivery_id: UUID
+    notification_id: UUID | None
+    recipient_id: str | None
+    template_id: str | None
+    state: str | None
+    verdict: str
+    explanation: str
+    replayed_as: UUID | None
+
+
+async def replay(conn: Connection, tenant: str, wanted: Replay, *, actor: str) -> list[ReplayVerdict]:
+    """One verdict per delivery. Raises psycopg.errors.InvalidParameterValue, whose column is the field."""
+    await conn.execute(ACT_FOR, {"actor": actor})
+    async with conn.cursor(row_factory=class_row(ReplayVerdict)) as cursor:
+        await cursor.execute(REPLAY, {"tenant": tenant, **asdict(wanted)})
         return await cursor.fetchall()

@@ -18,3 +18,25 @@ WHERE d.tenant_id = %(tenant_id)s
   AND (%(until)s::timestamptz IS NULL OR d.ended_at < %(until)s)
 ORDER BY d.ended_at DESC, d.id DESC
 LIMIT %(limit)s;
+
+-- name: act_for
+-- Whose key asked, for the audit log; until the transaction ends.
+SELECT set_config('landed.actor', %(actor)s, true);
+
+-- name: replay
+-- What psql calls too, with the caller's tenant.
+SELECT delivery_id_ AS delivery_id, notification_id, recipient_id, template_id_ AS template_id, state_ AS state,
+       verdict, explanation, replayed_as
+FROM landed.replay(
+    delivery_id => %(delivery_id)s,
+    tenant => %(tenant)s,
+    template_id => %(template_id)s,
+    category => %(category)s,
+    provider => %(provider)s,
+    since => %(since)s,
+    until => %(until)s,
+    max_rows => %(max_rows)s,
+    commit => %(commit)s,
+    force => %(force)s,
+    reason => %(reason)s,
+    expires_at => %(expires_at)s);

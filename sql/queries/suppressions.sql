@@ -13,7 +13,8 @@ WITH added AS (
     RETURNING *
 ), audited AS (
     INSERT INTO store.audit_log (actor, action, tenant_id, target, reason, data)
-    SELECT %(actor)s, 'suppress', tenant_id, 'suppression ' || id, reason, jsonb_build_object('scope', scope)
+    SELECT %(actor)s, 'suppress', tenant_id, 'suppression ' || id, reason,
+           jsonb_build_object('channel', channel, 'scope', scope)
     FROM added
 )
 SELECT id, channel, address, scope, reason, detail, source, delivery_id, created_at, lifted_at, lifted_by, lift_reason
@@ -60,7 +61,7 @@ WITH lifted AS (
 ), audited AS (
     INSERT INTO store.audit_log (actor, action, tenant_id, target, reason, data)
     SELECT %(actor)s, 'unsuppress', tenant_id, 'suppression ' || id, lift_reason,
-           jsonb_build_object('scope', scope, 'suppressed_for', reason)
+           jsonb_build_object('channel', channel, 'scope', scope, 'suppressed_for', reason)
     FROM lifted
 ), forgotten AS (
     DELETE FROM store.soft_bounces

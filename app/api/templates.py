@@ -1,0 +1,253 @@
+"""Templates: versions that are written once, tried out, published, archived (R-146 to R-149)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
+
+from litestar import Controller, Litestar, Request, Response, get, post
+from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED
+from pydantic import Field, TypeAdapter
+
+from app.api.auth import Caller, requires
+from app.api.fields import SLUG, Slug, known_id
+from app.api.paging import Page, Query, behind, lists, page, read_query
+from app.api.schemas import Body, Document, Line, Text, parse, read_json, read_model, takes
+from app.api.state import ApiState
+from app.db import Connection
+from app.domain.variables import check_declaration, check_variables, parse_declared, sample
+from app.errors import Conflict, InvalidFields, NotFound, TemplateRenderError
+from app.rendering.pool import RenderPool
+from app.rendering.types import RenderJob, TemplateSource
+from app.store import templates
+from app.store.templates import Content, Template, TemplateSummary
+
+TEMPLATE_BYTES_MAX = 2 * 1024 * 1024  # two bodies of 256 Ki characters, most of them escaped or not ASCII
+PREVIEW_KEY = "preview"  # one for all: a template that overruns in a preview is never refused when it is sent
+
+Status = Literal["draft", "published", "archived"]
+Version = Annotated[int, Field(le=2**31 - 1)]
+
+
+class CreateTemplate(Body):
+    """A new version. Only email in one language can be delivered yet."""
+
+    template_id: Slug
+    channel: Literal["email"] = "email"
+    locale: Literal[""] = ""
+    subject: Annotated[Line, Field(min_length=1)]
+    html: Annotated[Text, Field(min_length=1)] | None = None
+    text: Annotated[Text, Field(min_length=1)] | None = Field(
+        default=None, description="default: derived from the html"
+    )
+    variables: Document | list[Line] = Field(
+        default_factory=list,
+        description="names, or name -> {required, description, example}; all that the template reads",
+    )
+    description: Annotated[Text, Field(max_length=500)] = ""
+
+
+class PreviewTemplate(Body):
+    """What to render with."""
+
+    variables: Document | None = Field(default=None, description="default: the examples in the declaration")
+
+
+class TemplateQuery(Query):
+    template_id: Annotated[str, Field(pattern=SLUG)] | None = None
+    status: Status | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedTemplate(Template):
+    """unchanged: the latest version said the same, and is the answer; nothing was written."""
+
+    unchanged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """Exactly what would be sent. content_hash: SHA-256, as the attempt that sends it records it."""
+
+    subject: str
+    html: str | None
+    text: str
+    content_hash: str
+
+
+AFTER: TypeAdapter[tuple[Line, Version]] = TypeAdapter(tuple[Line, Version])
+
+
+@contextlib.asynccontextmanager
+async def rendering(app: Litestar) -> AsyncIterator[None]:
+    """Lifespan: the child that checks and previews templates. It starts when it is first asked."""
+    app.state.rendering = RenderPool()
+    try:
+        yield
+    finally:
+        await app.state.rendering.stop()
+
+
+class TemplatesController(Controller):
+    path = "/api/v1/notifications/templates"
+    tags = ("templates",)
+
+    @post(
+        summary="Create a version of a template",
+        guards=[requires("admin")],
+        operation_class=takes(CreateTemplate),
+        request_max_body_size=None,
+    )
+    async def create(
+        self, request: Request[Any, Any, Any], api: ApiState, caller: Caller
+    ) -> Response[CreatedTemplate]:
+        """The version gets the next number and is a draft. Nothing can change it afterwards.
+
+        Content that says the same as the latest version, unless that is archived, answers 200 with that
+        version and `unchanged: true`, so that templates can be pushed again and again.
+        """
+        body = await read_model(request, CreateTemplate, bytes_max=TEMPLATE_BYTES_MAX)
+        content = await _checked_content(body, request.app.state.rendering)
+        async with api.db.transaction(durable=True) as conn:
+            template, created = await templates.create(conn, caller.tenant_id, body.template_id, content)
+        return Response(
+            CreatedTemplate(**asdict(template), unchanged=not created),
+            status_code=HTTP_201_CREATED if created else HTTP_200_OK,
+        )
+
+    @get(summary="List versions", guards=[requires("read")], operation_class=lists(TemplateQuery))
+    async def list_all(
+        self, request: Request[Any, Any, Any], api: ApiState, caller: Caller
+    ) -> Page[TemplateSummary]:
+        """Versions of all templates, without their bodies, by id and number."""
+        return await _list(api, caller, read_query(request, TemplateQuery))
+
+    @get(
+        "/{template_id:str}",
+        summary="List the versions of one template",
+        guards=[requires("read")],
+        operation_class=lists(Query),
+    )
+    async def list_one(
+        self, request: Request[Any, Any, Any], template_id: str, api: ApiState, caller: Caller
+    ) -> Page[TemplateSummary]:
+        """Its versions, without their bodies, by number. 404 when there are none."""
+        query = read_query(request, Query)
+        wanted = TemplateQuery.model_construct(**query.model_dump(), template_id=known_id(template_id))
+        found = await _list(api, caller, wanted)
+        if not found.items and query.after is None:
+            raise NotFound(f"there is no template {template_id!r}")
+        return found
+
+    @get("/{template_id:str}/versions/{version:int}", summary="Get a version", guards=[requires("read")])
+    async def show(self, template_id: str, version: int, api: ApiState, caller: Caller) -> Template:
+        """One version with its bodies."""
+        async with api.db.transaction() as conn:
+            return await _existing(conn, caller, template_id, version)
+
+    @post(
+        "/{template_id:str}/versions/{version:int}/preview",
+        summary="Render a version without sending it",
+        guards=[requires("read")],
+        operation_class=takes(PreviewTemplate),
+        status_code=HTTP_200_OK,
+    )
+    async def preview(
+        self, request: Request[Any, Any, Any], template_id: str, version: int, api: ApiState, caller: Caller
+    ) -> Preview:
+        """Drafts too. Variables are checked as for a send; without any, the declared examples are used."""
+        body = parse(PreviewTemplate, await _body_or_nothing(request, api))
+        async with api.db.transaction() as conn:
+            template = await _existing(conn, caller, template_id, version)
+        return await _render(template, body.variables, request.app.state.rendering)
+
+    @post(
+        "/{template_id:str}/versions/{version:int}/publish",
+        summary="Publish a version",
+        guards=[requires("admin")],
+        status_code=HTTP_200_OK,
+    )
+    async def publish(self, template_id: str, version: int, api: ApiState, caller: Caller) -> Template:
+        """From now on it can be sent. Publishing again changes nothing; an archived version answers 409."""
+        async with api.db.transaction(durable=True) as conn:
+            await templates.publish(conn, caller.tenant_id, known_id(template_id), version)
+            template = await _existing(conn, caller, template_id, version)
+            if template.status == "archived":
+                raise Conflict(f"version {version} of {template_id!r} is archived: create a new version")
+        return template
+
+    @post(
+        "/{template_id:str}/versions/{version:int}/archive",
+        summary="Archive a version",
+        guards=[requires("admin")],
+        status_code=HTTP_200_OK,
+    )
+    async def archive(self, template_id: str, version: int, api: ApiState, caller: Caller) -> Template:
+        """From now on no send is accepted with it; what was accepted before still goes out."""
+        async with api.db.transaction(durable=True) as conn:
+            await templates.archive(conn, caller.tenant_id, known_id(template_id), version)
+            return await _existing(conn, caller, template_id, version)
+
+
+async def _checked_content(body: CreateTemplate, renderer: RenderPool) -> Content:
+    """What is to be stored. Raises InvalidFields for a template that cannot work."""
+    declared = parse_declared(body.variables)
+    check = await renderer.check(TemplateSource(PREVIEW_KEY, body.subject, body.html, body.text))
+    errors = list(check.errors) or check_declaration(declared, check.variables)
+    if errors:
+        raise InvalidFields(*errors)
+    assert check.text is not None
+    return Content(
+        channel=body.channel,
+        locale=body.locale,
+        subject=body.subject,
+        html=body.html,
+        text=check.text,
+        text_derived=body.text is None,
+        variables=declared,
+        description=body.description,
+    )
+
+
+async def _list(api: ApiState, caller: Caller, query: TemplateQuery) -> Page[TemplateSummary]:
+    async with api.db.transaction() as conn:
+        found = await templates.list_versions(
+            conn,
+            caller.tenant_id,
+            template_id=query.template_id,
+            status=query.status,
+            after=behind(query.after, AFTER),
+            limit=query.limit + 1,
+        )
+    return page(found, query.limit, lambda template: (template.template_id, template.version))
+
+
+async def _existing(conn: Connection, caller: Caller, template_id: str, version: int) -> Template:
+    template = await templates.get(conn, caller.tenant_id, known_id(template_id), version)
+    if template is None:
+        raise NotFound(f"there is no version {version} of a template {template_id!r}")
+    return template
+
+
+async def _body_or_nothing(request: Request[Any, Any, Any], api: ApiState) -> bytes:
+    """The JSON body; a request without one means the same as an empty object."""
+    if "content-type" not in request.headers and not request.content_length:
+        return b"{}"
+    return await read_json(request, bytes_max=api.settings.api.body_bytes_max)
+
+
+async def _render(template: Template, variables: dict[str, Any] | None, renderer: RenderPool) -> Preview:
+    if variables is None:
+        variables = sample(template.variables)
+    elif errors := check_variables(template.variables, variables):
+        raise InvalidFields(*errors)
+    source = TemplateSource(PREVIEW_KEY, template.subject, template.html, template.text)
+    (result,) = await renderer.render([RenderJob(source, variables)])
+    if isinstance(result, TemplateRenderError):
+        raise result
+    return Preview(result.subject, result.html, result.text, result.content_hash.hex())
+
+
+routes = [TemplatesController]
