@@ -38,7 +38,7 @@ def load_or_create(data_dir: Path) -> bytes:
 
 
 def _create(path: Path) -> None:
-    """Written whole under another name, then linked: nobody reads half a secret, only the first link succeeds."""
+    """Written whole under another name, then linked: nobody reads half of it, and the first link wins."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{FILE_NAME}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -1,4 +1,4 @@
-"""What an address, a sender, a locale, a time zone must look like: the normal form, or ValueError saying why not.
+"""Addresses, senders, locales, time zones: the normal form of each, or ValueError saying what is wrong.
 
 No look-ups: whether a mailbox exists is for the receiving server to say.
 """

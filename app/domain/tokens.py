@@ -1,8 +1,8 @@
-"""The token in an unsubscribe link (RFC 8058): who opts out of what, signed so that nobody can do it to another.
+"""The token in an unsubscribe link (RFC 8058): who opts out of what, signed so that nobody else can.
 
-``1.<payload>.<signature>``: a version, the subscription as base64url JSON, and HMAC-SHA256 over both. It never
-expires: a link in an old email must still work. It carries the address itself, because the delivery it went out
-with is dropped before that.
+``1.<payload>.<signature>``: a version, the subscription as base64url JSON, and HMAC-SHA256 over both. It
+never expires: a link in an old email must still work. It carries the address itself, because the delivery it
+went out with is dropped before that.
 """
 
 from __future__ import annotations

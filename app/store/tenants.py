@@ -1,4 +1,4 @@
-"""Tenants, and which API keys each has. ``app.api.auth`` mints keys, ``store.api_keys`` stores and revokes them."""
+"""Tenants, and what keys each has: ``app.api.auth`` mints keys, ``store.api_keys`` keeps and revokes them."""
 
 from __future__ import annotations
 
