@@ -35,6 +35,8 @@ RESERVED = re.compile(f"[{chr(PRIVATE_FIRST)}-{chr(PRIVATE_LAST)}{GAP}]")
 OPENERS = {"variable_begin": "variable_end", "block_begin": "block_end", "comment_begin": "comment_end"}
 DROPPED = ("comment_end", "raw_begin", "raw_end")  # raw text needs no marker: restore() defuses every brace
 
+XML_DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")  # it may name an encoding, and a str has none
+
 # A table in an email is layout: its cells in a line, its rows below each other, padded to nothing, because
 # the width of a placeholder says nothing about the width of what will stand there.
 ROWS = ("table", "thead", "tbody", "tfoot", "tr", "caption")
@@ -94,7 +96,9 @@ def lay_out(marked: str) -> str:
     """HTML to text. Raises lxml.etree.LxmlError or RecursionError on what cannot be laid out."""
     if not marked.strip():
         return ""
-    tree = lxml.html.document_fromstring(marked, parser=lxml.html.HTMLParser(encoding=None))
+    # Without huge_tree what is nested deeper than 256 elements would be cut off in silence.
+    parser = lxml.html.HTMLParser(huge_tree=True)
+    tree = lxml.html.document_fromstring(XML_DECLARATION.sub("", marked), parser=parser)
     for element in tree.iter("img", *ROWS, *CELLS):
         _flatten(element)
     for link in tree.iter("a"):
