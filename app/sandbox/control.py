@@ -19,8 +19,9 @@ MAX_ENTRIES: Final = 10_000
 AnyRequest = Request[Any, Any, Any]
 
 
-@get("/ledger")
-async def ledger(
+# In a thread, because a long ledger takes a while to read and calls must not wait for it.
+@get("/ledger", sync_to_thread=True)
+def ledger(
     request: AnyRequest,
     kind: Kind | None = None,
     recipient: str | None = None,
