@@ -25,7 +25,7 @@ class JobName(Enum):
     UPKEEP = Job("upkeep", "upkeep", 0)
 
 
-QUEUES = tuple({job.value.queue for job in JobName})
+QUEUES = sorted({job.value.queue for job in JobName})
 
 
 def make_queue(dsn: str) -> procrastinate.App:

@@ -52,9 +52,7 @@ def decide(
     def wait(seconds: float, reason: str, *, burns: bool = False, pause: float | None = None) -> Decision:
         # Never past expiry: then the row is due when it expires, and its end is recorded in time.
         due = min(now + timedelta(seconds=seconds * (1 + policy.jitter * jitter)), max(expires_at, now))
-        attempt_state = (
-            "not_sent" if outcome.kind in NEVER_LEFT and outcome.status_code is None else "refused"
-        )
+        attempt_state = "not_sent" if outcome.kind in NEVER_LEFT and outcome.status_code is None else "refused"
         return Decision(DeliveryState.QUEUED, attempt_state, reason, due, burns, pause)
 
     match outcome.kind:

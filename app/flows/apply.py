@@ -90,9 +90,7 @@ async def _apply(
     conn: Connection, facts: Sequence[Fact], rows: dict[UUID, store.DeliveryRow], settings: Settings
 ) -> None:
     proofs = await _append(conn, facts, rows)
-    await store.accept_attempts(
-        conn, {(f.delivery_id, f.attempt_no): f.evidence.provider_message_id for f in facts}
-    )
+    await store.accept_attempts(conn, {(f.delivery_id, f.attempt_no): f.evidence.provider_message_id for f in facts})
     await _move(conn, facts, rows, proofs, settings)
     await _mind_addresses(conn, facts, rows, settings)
 
@@ -146,11 +144,12 @@ async def _move(
             reasons=[s.reason for _, s in moved],
             due_ats=[confirm_at if s.state == DeliveryState.SENT else None for _, s in moved],
             evidence_ids=[
-                proofs.get((i, "provider_delivered")) if s.state == DeliveryState.DELIVERED else None
-                for i, s in moved
+                proofs.get((i, "provider_delivered")) if s.state == DeliveryState.DELIVERED else None for i, s in moved
             ],
             occurred_ats=[min(e.occurred_at for e in evidence[i]) for i, _ in moved],
-            message_ids=[next((e.provider_message_id for e in evidence[i] if e.provider_message_id), None) for i, _ in moved],
+            message_ids=[
+                next((e.provider_message_id for e in evidence[i] if e.provider_message_id), None) for i, _ in moved
+            ],
             **_moments(moved),
         )
     if noted:
@@ -228,9 +227,7 @@ def _address(row: store.DeliveryRow) -> tuple[int, str, str]:
     return row.tenant_id, row.channel, row.address
 
 
-def _seen(
-    facts: Iterable[Fact], rows: dict[UUID, store.DeliveryRow]
-) -> list[tuple[int, str, str, datetime]]:
+def _seen(facts: Iterable[Fact], rows: dict[UUID, store.DeliveryRow]) -> list[tuple[int, str, str, datetime]]:
     return [(*_address(rows[f.delivery_id]), f.evidence.occurred_at) for f in facts]
 
 

@@ -243,9 +243,7 @@ class Dispatcher:
         finally:
             self._finish(claimed, outcome, rendered.content_hash)
 
-    async def _call(
-        self, claimed: Claimed, rendered: Rendered, provider: Provider, began: float
-    ) -> Outcome:
+    async def _call(self, claimed: Claimed, rendered: Rendered, provider: Provider, began: float) -> Outcome:
         try:
             request = provider.build(self._message(claimed, rendered))
         except InvalidFields as error:
@@ -325,12 +323,12 @@ class Dispatcher:
 
     async def _record_once(self, decided: Sequence[tuple[Finished, Decision]]) -> None:
         records = [_recorded(finished, decision) for finished, decision in decided]
-        refused = [r for r in records if r.outcome == OutcomeKind.RECIPIENT_INVALID]
+        refused = [(f.claimed, f.outcome.detail) for f, _ in decided if f.outcome.kind == OutcomeKind.RECIPIENT_INVALID]
         async with self._db.transaction() as conn:
             await store.record_outcomes(conn, records)
             if refused:
                 await inbound.lock_addresses(
-                    conn, [(r.claimed.tenant_id, r.claimed.channel, r.claimed.address) for r in refused]
+                    conn, [(claimed.tenant_id, claimed.channel, claimed.address) for claimed, _ in refused]
                 )
                 await store.suppress_refused(conn, refused)
             pauses = [(f, d.pause_provider_seconds) for f, d in decided if d.pause_provider_seconds]
@@ -382,15 +380,19 @@ def _render_failure(error: TemplateRenderError) -> Outcome:
 
 
 def _recorded(finished: Finished, decision: Decision) -> Recorded:
-    outcome = finished.outcome
+    claimed, outcome = finished.claimed, finished.outcome
     return Recorded(
-        claimed=finished.claimed,
+        shard=claimed.shard,
+        id=claimed.id,
+        no=claimed.attempt_no,
+        tenant_id=claimed.tenant_id,
+        notification_id=claimed.notification_id,
         attempt_state=decision.attempt_state,
         outcome=outcome.kind,
         status_code=outcome.status_code,
         detail=outcome.detail[:500],
         message_id=outcome.provider_message_id,
-        hash=finished.content_hash,
+        hash=finished.content_hash.hex() if finished.content_hash else None,
         state=decision.state,
         reason=decision.reason,
         due_at=decision.due_at,

@@ -5,16 +5,12 @@ One batch, one transaction: no outside call is made, so nothing needs a lease.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 
-import msgspec
-
 from app.db import Database
-from app.domain.plan import Plan, Subject, plan
+from app.domain.models import DeliveryState
+from app.domain.plan import Subject, plan
 from app.store import intake as store
-
-_json = msgspec.json.Encoder()
 
 
 async def intake(db: Database, *, klass: str, limit: int) -> tuple[int, frozenset[str]]:
@@ -28,10 +24,15 @@ async def intake(db: Database, *, klass: str, limit: int) -> tuple[int, frozense
             return 0, frozenset()
         now = datetime.now(UTC)
         plans = [plan(_subject(notification), now) for notification in accepted]
-        deliveries = _deliveries(accepted, plans)
-        await store.insert_deliveries(conn, deliveries)
-        await store.mark_planned(conn, accepted, [_json.encode(p.trace).decode() for p in plans])
-    return len(accepted), frozenset(d.lane for d in deliveries if d.state == "queued")
+        await store.write_plans(
+            conn,
+            [
+                store.PlannedNotification(n.shard, n.id, p.trace, p.deliveries)
+                for n, p in zip(accepted, plans, strict=True)
+            ],
+        )
+    lanes = frozenset(d.lane for p in plans for d in p.deliveries if d.state == DeliveryState.QUEUED)
+    return len(accepted), lanes
 
 
 def _subject(notification: store.Accepted) -> Subject:
@@ -44,11 +45,3 @@ def _subject(notification: store.Accepted) -> Subject:
         suppressed=notification.suppressed or {},
         expires_at=notification.expires_at,
     )
-
-
-def _deliveries(accepted: Sequence[store.Accepted], plans: Sequence[Plan]) -> list[store.NewDelivery]:
-    return [
-        store.NewDelivery(notification, d.channel, d.lane, d.address, d.state, d.reason)
-        for notification, its_plan in zip(accepted, plans, strict=True)
-        for d in its_plan.deliveries
-    ]

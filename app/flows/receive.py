@@ -71,9 +71,7 @@ def _refuse_implausible(evidence: Sequence[Evidence], now: datetime, window_seco
 async def _refuse_replay(conn: Connection, provider: str, token: str, evidence: Sequence[Evidence]) -> None:
     key = ",".join(item.event_key for item in evidence)
     if await store.seen_token(conn, provider=provider, token=token, event_key=key) != key:
-        raise WebhookRefused(
-            "this signature was used for another event", reason="replayed", status=406
-        )
+        raise WebhookRefused("this signature was used for another event", reason="replayed", status=406)
 
 
 async def _count(db: Database, provider: str, refused: WebhookRefused) -> None:

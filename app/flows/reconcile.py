@@ -55,9 +55,7 @@ async def reconcile(db: Database, providers: ProviderSet, settings: Settings, *,
             conn, limit=limit, first_lookup_seconds=settings.follow.ambiguous_first_lookup_seconds
         )
     async with db.transaction() as conn:
-        unproven = await store.claim_unproven(
-            conn, limit=limit, lease_seconds=PAGES_MAX * LOOKUP_TIMEOUT_SECONDS
-        )
+        unproven = await store.claim_unproven(conn, limit=limit, lease_seconds=PAGES_MAX * LOOKUP_TIMEOUT_SECONDS)
     answers = await _ask_all(providers, unproven)
     evidence = 0
     for item, lookup in answers:
@@ -71,9 +69,7 @@ async def reconcile(db: Database, providers: ProviderSet, settings: Settings, *,
 
 async def _ask_all(providers: ProviderSet, unproven: Sequence[Unproven]) -> list[tuple[Unproven, Lookup]]:
     room = asyncio.Semaphore(LOOKUPS_AT_ONCE)
-    async with httpx.AsyncClient(
-        timeout=LOOKUP_TIMEOUT_SECONDS, follow_redirects=False, trust_env=False
-    ) as client:
+    async with httpx.AsyncClient(timeout=LOOKUP_TIMEOUT_SECONDS, follow_redirects=False, trust_env=False) as client:
 
         async def ask(item: Unproven) -> tuple[Unproven, Lookup]:
             async with room:
@@ -137,9 +133,7 @@ async def _store_evidence(db: Database, item: Unproven, lookup: Lookup) -> int:
         )
 
 
-async def _decide_all(
-    db: Database, settings: Settings, answers: Sequence[tuple[Unproven, Lookup]]
-) -> None:
+async def _decide_all(db: Database, settings: Settings, answers: Sequence[tuple[Unproven, Lookup]]) -> None:
     now = datetime.now(UTC)
     later: list[tuple[Unproven, datetime, bool]] = []
     not_sent: list[Resolution] = []

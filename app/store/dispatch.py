@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from psycopg.rows import class_row
+import msgspec
+from psycopg.rows import args_row, class_row
 
 from app.db import Connection
 from app.store._queries import columns, load
@@ -27,10 +28,12 @@ NEXT_DUE = _q["next_due"]
 LOAD_TEMPLATES = _q["load_templates"]
 SUPPRESS_REFUSED = _q["suppress_refused"]
 
+_json = msgspec.json.Encoder()
+
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A delivery whose intent is written, and what is needed to send it."""
+    """A delivery whose intent is written, and what is needed to send it. Fields in the order of the columns."""
 
     shard: int
     id: UUID
@@ -56,15 +59,19 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """The end of one attempt, as the statement wants it."""
+    """The end of one attempt: a row of the document ``record_outcomes`` reads."""
 
-    claimed: Claimed
+    shard: int
+    id: UUID
+    no: int
+    tenant_id: int
+    notification_id: UUID
     attempt_state: str
     outcome: str
     status_code: int | None
     detail: str
     message_id: str | None
-    hash: bytes | None
+    hash: str | None
     state: str
     reason: str | None
     due_at: datetime | None
@@ -111,7 +118,7 @@ async def claim(
     if not due:
         return 0, []
     await conn.execute(SHARE_ADDRESSES, {"buckets": [bucket for _, _, bucket in due]})
-    async with conn.cursor(row_factory=class_row(Claimed)) as rows:
+    async with conn.cursor(row_factory=args_row(Claimed)) as rows:
         await rows.execute(
             OPEN_ATTEMPTS,
             {
@@ -127,38 +134,19 @@ async def claim(
 
 
 async def record_outcomes(conn: Connection, records: Sequence[Recorded]) -> None:
-    claimed = [r.claimed for r in records]
-    keys = columns(claimed, shards="shard", ids="id")
-    await conn.execute(LOCK_DELIVERIES, keys)
-    await conn.execute(
-        RECORD_OUTCOMES,
-        keys
-        | columns(claimed, nos="attempt_no", tenant_ids="tenant_id", notification_ids="notification_id")
-        | columns(
-            records,
-            attempt_states="attempt_state",
-            outcomes="outcome",
-            status_codes="status_code",
-            details="detail",
-            message_ids="message_id",
-            hashes="hash",
-            states="state",
-            reasons="reason",
-            due_ats="due_at",
-            burns="burns",
-        ),
-    )
+    await conn.execute(LOCK_DELIVERIES, columns(records, shards="shard", ids="id"))
+    await conn.execute(RECORD_OUTCOMES, {"outcomes": _json.encode(records).decode()})
     message_ids = [r.message_id for r in records if r.message_id]
     if message_ids:
         await conn.execute(UNPARK, {"message_ids": message_ids})
 
 
-async def suppress_refused(conn: Connection, refused: Sequence[Recorded]) -> None:
-    """The provider refused these addresses outright; the caller holds their locks."""
+async def suppress_refused(conn: Connection, refused: Sequence[tuple[Claimed, str]]) -> None:
+    """The provider refused these addresses outright, with these words; the caller holds their locks."""
     await conn.execute(
         SUPPRESS_REFUSED,
-        columns([r.claimed for r in refused], tenant_ids="tenant_id", channels="channel", addresses="address", ids="id")
-        | columns(refused, details="detail"),
+        columns([c for c, _ in refused], tenant_ids="tenant_id", channels="channel", addresses="address", ids="id")
+        | {"details": [detail for _, detail in refused]},
     )
 
 
@@ -181,9 +169,7 @@ async def next_due(conn: Connection, *, lane: str) -> datetime | None:
     return None if row is None else row[0]
 
 
-async def load_templates(
-    conn: Connection, keys: Iterable[tuple[int, str, int]], *, channel: str
-) -> list[TemplateRow]:
+async def load_templates(conn: Connection, keys: Iterable[tuple[int, str, int]], *, channel: str) -> list[TemplateRow]:
     wanted = list(keys)
     async with conn.cursor(row_factory=class_row(TemplateRow)) as cursor:
         await cursor.execute(

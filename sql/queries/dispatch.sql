@@ -122,12 +122,10 @@ FOR UPDATE OF d;
 -- settled. An acceptance beside another one is kept as a duplicate, the alarm that must never sound.
 WITH outcome AS MATERIALIZED (
     SELECT *
-    FROM unnest(%(shards)s::smallint[], %(ids)s::uuid[], %(nos)s::smallint[], %(tenant_ids)s::int[],
-                %(notification_ids)s::uuid[], %(attempt_states)s::text[], %(outcomes)s::text[],
-                %(status_codes)s::smallint[], %(details)s::text[], %(message_ids)s::text[], %(hashes)s::bytea[],
-                %(states)s::text[], %(reasons)s::text[], %(due_ats)s::timestamptz[], %(burns)s::boolean[])
-         AS o(shard, id, no, tenant_id, notification_id, attempt_state, outcome, status_code, detail, message_id, hash,
-              state, reason, due_at, burns)
+    FROM json_to_recordset(%(outcomes)s::json)
+         AS o(shard smallint, id uuid, no smallint, tenant_id int, notification_id uuid, attempt_state text, outcome text,
+              status_code smallint, detail text, message_id text, hash text, state text, reason text,
+              due_at timestamptz, burns boolean)
 ), closed AS (
     UPDATE store.attempts a
     SET state = CASE
@@ -141,7 +139,7 @@ WITH outcome AS MATERIALIZED (
         status_code = o.status_code,
         detail = o.detail,
         provider_message_id = coalesce(o.message_id, a.provider_message_id),
-        content_hash = o.hash,
+        content_hash = decode(o.hash, 'hex'),
         closed_at = CASE WHEN o.attempt_state <> 'ambiguous' THEN now() END
     FROM outcome o
     WHERE a.shard = o.shard
