@@ -19,34 +19,41 @@ from app.api import (
     categories,
     dead_letters,
     errors,
+    health,
+    notifications,
     recipients,
     suppressions,
     templates,
     unsubscribe,
+    webhooks,
 )
 from app.api.auth import caller_of
+from app.api.docs_page import DocsPage
 from app.api.errors import answer_problem
 from app.api.state import CONFIG_CHANNEL, ApiState, api_state
-from app.db import Database, listen
+from app.db import HOT_PATH_OPTIONS, Database, listen
 from app.errors import ConfigurationError
 from app.settings import Settings
 
 # One line a resource; each module names its handlers in ``routes``.
 ROUTES: Sequence[ControllerRouterHandler] = [
-    *errors.routes,
+    *notifications.routes,
     *templates.routes,
     *categories.routes,
     *recipients.routes,
     *suppressions.routes,
     *dead_letters.routes,
     *unsubscribe.routes,
+    *webhooks.routes,
+    *health.routes,
+    *errors.routes,
 ]
 
 API_CONNECTIONS_MAX = 10
 
 # A page of ours says what else it needs by a policy of its own.
 SECURITY_HEADERS = (
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
@@ -58,7 +65,12 @@ def create_app(settings: Settings) -> Litestar:
     """The API over the database that ``settings`` names. Raises ConfigurationError when it names none."""
     if settings.database_url is None:
         raise ConfigurationError("database_url is not set: give LANDED_DATABASE_URL, or run 'landed up'")
-    db = Database(settings.database_url.get_secret_value(), name="landed api", size_max=API_CONNECTIONS_MAX)
+    db = Database(
+        settings.database_url.get_secret_value(),
+        name="landed api",
+        size_max=API_CONNECTIONS_MAX,
+        options=f"{HOT_PATH_OPTIONS} -c lock_timeout={settings.times.lock_timeout_seconds * 1000:.0f}",
+    )
     return Litestar(
         route_handlers=ROUTES,
         lifespan=[_running, templates.rendering, unsubscribe.signing],
@@ -85,6 +97,7 @@ async def _running(app: Litestar) -> AsyncIterator[None]:
         try:
             yield
         finally:
+            await api.close()
             listener.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await listener
@@ -103,7 +116,7 @@ def _openapi() -> OpenAPIConfig:
         version=version("landed"),
         description="Transactional notifications that are proven to land.",
         path="/docs",
-        render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+        render_plugins=[DocsPage(), JsonRenderPlugin(path="/openapi.json")],
         security=[{"key": []}],
         components=Components(
             security_schemes={

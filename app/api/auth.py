@@ -13,10 +13,11 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from litestar import Request
 from litestar.connection import ASGIConnection
+from litestar.di import NamedDependency
 from litestar.handlers.base import BaseRouteHandler
 
 from app.cache import Cache
@@ -29,9 +30,8 @@ Scope = Literal["send", "read", "admin"]
 KEY = re.compile(r"lk_[a-z0-9]{8}_[A-Za-z0-9_-]{43}")
 PREFIX_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 KEY_TTL_SECONDS = 30.0  # a lost invalidation lets a revoked key live no longer than this
-KEYS_CACHED_MAX = (
-    10_000  # unknown keys are kept too, so guessing costs no query; this bounds what guessing can fill
-)
+# Unknown keys are kept too, so that guessing costs no queries; this bounds what guessing can fill.
+KEYS_CACHED_MAX = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,8 @@ class Caller:
         return f"api key {self.key_id} of {self.tenant}"
 
 
+CalledBy: TypeAlias = NamedDependency[Caller]
+"""What a handler writes: ``caller: CalledBy``."""
 Keys = Cache[bytes, Caller | None]
 
 

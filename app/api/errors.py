@@ -20,6 +20,7 @@ from litestar import MediaType, Request, Response, get
 from litestar.exceptions import HTTPException
 from litestar.params import FromPath
 from psycopg import InterfaceError, OperationalError
+from psycopg.errors import LockNotAvailable
 from psycopg_pool import PoolTimeout
 
 from app.errors import (
@@ -79,6 +80,8 @@ def problem_of(error: Exception) -> Problem:
         return _of_ours(error)
     if isinstance(error, HTTPException):
         return _of_framework(error)
+    if isinstance(error, LockNotAvailable):
+        return _of_ours(Unavailable("another transaction is at work on this", retry_after_seconds=1))
     if isinstance(error, OperationalError | InterfaceError | PoolTimeout):
         return _of_ours(
             Unavailable("the database went away", retry_after_seconds=DATABASE_RETRY_AFTER_SECONDS)

@@ -7,29 +7,38 @@ or a log line (ids, keys, addresses) are free of all control characters, CR and 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
+from uuid import UUID
 
 from litestar import Request
-from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
+from litestar.openapi.spec import OpenAPIMediaType, Operation, Parameter, RequestBody, Schema
 from pydantic import (
     AfterValidator,
-    AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
+    model_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
 from app.domain.models import Channel
 from app.errors import FieldError, InvalidFields, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from app.flows.accept import NotificationRequest
 
+BATCH_ITEMS_MAX = 1000  # more only makes the answer slower to come and dearer to lose
 ERRORS_SHOWN_MAX = 20  # a body of a million wrong fields needs no answer of a million lines
+MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)")
+INTEGER_MAX = 2**64 - 1
+INTEGER_MIN = -(2**63)
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 M = TypeVar("M", bound=BaseModel)
@@ -62,12 +71,23 @@ def _storable(variables: dict[str, Any]) -> dict[str, Any]:
     return variables
 
 
+def _moment(value: object) -> datetime:
+    if isinstance(value, str) and MOMENT.fullmatch(value):
+        try:
+            return datetime.fromisoformat(value).astimezone(UTC)
+        except (ValueError, OverflowError):
+            pass
+    raise PydanticCustomError("moment", "should be a time with its offset, such as 2026-01-31T08:00:00Z")
+
+
 Line = Annotated[str, AfterValidator(_one_line)]
 """A text without control characters: safe in a header."""
 Text = Annotated[str, AfterValidator(_no_nul)]
 """A text that may have several lines."""
 Document = Annotated[dict[str, Any], AfterValidator(_storable)]
 """A JSON object that is stored as it is."""
+Moment = Annotated[datetime, BeforeValidator(_moment)]
+"""An instant as RFC 3339 writes it, in UTC from here on."""
 Name = Annotated[Line, Field(min_length=1, max_length=100)]
 """Of a template or a category."""
 RecipientId = Annotated[Line, Field(min_length=1, max_length=200)]
@@ -89,39 +109,28 @@ class SendRequest(Body):
         default=None, min_length=1, max_length=len(Channel), description="default: the category's"
     )
     variables: Document = Field(default_factory=dict)
-    send_at: AwareDatetime | None = Field(default=None, description="not before; default: now")
-    expires_at: AwareDatetime | None = Field(
-        default=None, description="worthless after; default: the category's"
-    )
+    send_at: Moment | None = Field(default=None, description="not before; default: now")
+    expires_at: Moment | None = Field(default=None, description="worthless after; default: the category's")
     idempotency_key: str | None = Field(default=None, description="instead of the Idempotency-Key header")
 
-    def stored(self) -> dict[str, Any]:
-        """The request as it is kept and compared: see ``landed.send``, which builds the same."""
-        shape: dict[str, Any] = {
-            "recipient_id": self.recipient_id,
-            "category": self.category,
-            "template_id": self.template_id,
-            "variables": self.variables,
-        }
-        if self.template_version is not None:
-            shape["template_version"] = self.template_version
-        if channels := self.wanted_channels():
-            shape["channels"] = channels
-        if self.send_at is not None:
-            shape["send_at"] = iso_utc(self.send_at)
-        if self.expires_at is not None:
-            shape["expires_at"] = iso_utc(self.expires_at)
-        return shape
+    def wanted(self) -> NotificationRequest:
+        """What is asked for, less how it was asked."""
+        return NotificationRequest(
+            recipient_id=self.recipient_id,
+            category=self.category,
+            template_id=self.template_id,
+            variables=self.variables,
+            template_version=self.template_version,
+            channels=self.channels if self.channel is None else [self.channel],
+            send_at=self.send_at,
+            expires_at=self.expires_at,
+        )
 
-    def wanted_channels(self) -> list[Channel] | None:
-        if self.channel is not None:
-            return [self.channel]
-        return self.channels
-
-
-def iso_utc(moment: datetime) -> str:
-    """``2026-01-31T08:00:00.000000Z``: one instant, one text, whatever offset it was written with."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    @model_validator(mode="after")
+    def _one_way_to_name_channels(self) -> Self:
+        if self.channel is not None and self.channels is not None:
+            raise InvalidFields(FieldError("channel", "is short for channels: give one of them"))
+        return self
 
 
 # -- reading -----------------------------------------------------------------------------------------------
@@ -189,6 +198,9 @@ def unstorable(path: str, value: object) -> Iterator[FieldError]:
             yield FieldError(path, "must not contain NUL (\\u0000)")
         if any("\ud800" <= char <= "\udfff" for char in value):
             yield FieldError(path, "must not contain half of a surrogate pair")
+    elif isinstance(value, int):
+        if not INTEGER_MIN <= value <= INTEGER_MAX:
+            yield FieldError(path, "must be a number of at most 64 bits; longer ones go as text")
     elif isinstance(value, float):
         if not math.isfinite(value):
             yield FieldError(path, "must be a finite number; numbers beyond 1e308 go as text")
@@ -233,6 +245,141 @@ def _what_would_be_right(model: type[BaseModel], detail: ErrorDetails) -> str:
             return message[:1].lower() + message[1:].replace("Input should", "should")
 
 
+# -- batches -----------------------------------------------------------------------------------------------
+
+
+def batch_items(body: bytes) -> list[Any]:
+    """The items of a batch, not yet looked at. Raises InvalidRequest, InvalidFields."""
+    document = _any_json(body)
+    if not isinstance(document, dict) or not isinstance(document.get("items"), list):
+        raise InvalidFields(
+            FieldError("items", f"is required: a list of 1 to {BATCH_ITEMS_MAX} notifications")
+        )
+    if unknown := document.keys() - {"items"}:
+        raise InvalidFields(
+            *(
+                FieldError(name, "is not a field of a batch; its field is items")
+                for name in sorted(unknown)[:ERRORS_SHOWN_MAX]
+            )
+        )
+    items: list[Any] = document["items"]
+    if not 1 <= len(items) <= BATCH_ITEMS_MAX:
+        raise InvalidFields(
+            FieldError("items", f"must have 1 to {BATCH_ITEMS_MAX} elements; it has {len(items)}")
+        )
+    return items
+
+
+def parse_item(model: type[M], item: object) -> M:
+    """One item of a batch. Raises InvalidFields, with paths that begin in the item."""
+    if errors := list(unstorable("", item)):
+        raise InvalidFields(*errors[:ERRORS_SHOWN_MAX])
+    try:
+        return model.model_validate(item)
+    except ValidationError as error:
+        raise refusal(model, error) from None
+
+
+def _any_json(body: bytes) -> Any:
+    """The document, with half surrogate pairs let through: they are the fault of one item, not of its
+    neighbours.
+    """
+    try:
+        return from_json(body)
+    except ValueError as error:
+        if b"\\ud" in body.lower():
+            with contextlib.suppress(ValueError, RecursionError):
+                return json.loads(body)
+        raise _not_json(b"", str(error)) from None
+
+
+# -- answers, for the OpenAPI document ---------------------------------------------------------------------
+
+
+class SendAnswer(BaseModel):
+    id: UUID
+    status: Literal["queued"]
+
+
+class ItemAnswer(BaseModel):
+    index: int
+    status: int
+    id: UUID | None = None
+    replayed: bool = False
+    problem: dict[str, Any] | None = None
+
+
+class BatchAnswer(BaseModel):
+    accepted: int
+    refused: int
+    items: list[ItemAnswer]
+
+
+class CancelledDelivery(BaseModel):
+    delivery_id: UUID | None
+    channel: str | None
+    state: str
+    cancelled: bool
+    explanation: str
+
+
+class CancelAnswer(BaseModel):
+    id: UUID
+    cancelled: bool
+    deliveries: list[CancelledDelivery]
+
+
+class AttemptAnswer(BaseModel):
+    no: int
+    provider: str
+    state: str
+    outcome: str | None
+    status_code: int | None
+    detail: str | None
+    opened_at: datetime
+    closed_at: datetime | None
+
+
+class DeliveryAnswer(BaseModel):
+    id: UUID
+    channel: str
+    address: str
+    state: str
+    reason: str | None
+    due_at: datetime | None
+    provider: str | None
+    provider_message_id: str | None
+    sent_at: datetime | None
+    delivered_at: datetime | None
+    bounced_at: datetime | None
+    ended_at: datetime | None
+    attempts: list[AttemptAnswer]
+
+
+class TimelineEntry(BaseModel):
+    at: datetime
+    kind: str
+    source: str
+    delivery_id: UUID | None = None
+    attempt_no: int | None = None
+    data: dict[str, Any] = {}
+
+
+class NotificationAnswer(BaseModel):
+    id: UUID
+    recipient_id: str
+    category: str
+    state: str
+    reason: str | None
+    template_id: str
+    template_version: int
+    accepted_at: datetime
+    expires_at: datetime
+    deliveries: list[DeliveryAnswer]
+    timeline: list[TimelineEntry]
+    trace: list[dict[str, Any]] | None
+
+
 # -- for the OpenAPI document ------------------------------------------------------------------------------
 
 
@@ -260,15 +407,18 @@ def _inline(node: Any, definitions: dict[str, Any]) -> Any:
     return node
 
 
-def takes(model: type[BaseModel]) -> type[Operation]:
+def takes(model: type[BaseModel], *, header: str | None = None) -> type[Operation]:
     """``@post(..., operation_class=takes(Model))``: documents the body that the handler reads with
     ``read_model``.
     """
 
+    @dataclass  # else the inherited __init__ would not call __post_init__
     class WithBody(Operation):
         def __post_init__(self) -> None:
             self.request_body = RequestBody(
                 required=True, content={"application/json": OpenAPIMediaType(schema=JsonSchema(model))}
             )
+            if header is not None:
+                self.parameters = [*(self.parameters or ()), Parameter(name=header, param_in="header")]
 
     return WithBody

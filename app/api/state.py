@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from litestar import Request
+from litestar.di import NamedDependency
 
 from app.api.auth import Keys, keys_in
+from app.api.rate_limit import RateLimiter
+from app.cache import Cache
 from app.db import Database
+from app.flows.accept import Desk, desk
+from app.flows.wake import Waker
+from app.migrate import pending
+from app.providers.accounts import ProviderSet
 from app.settings import Settings
 
+MIGRATIONS_TTL_SECONDS = 10.0  # looking reads the migrations' files; a probe comes every few seconds
 CONFIG_CHANNEL = "landed_config"  # store.notify_config: a tenant, key, category or template changed
 
 
@@ -19,15 +28,43 @@ class ApiState:
     settings: Settings
     db: Database
     keys: Keys
+    limiter: RateLimiter
+    desk: Desk
+    providers: ProviderSet
+    apply_waker: Waker
+    pending_migrations: Cache[str, list[str]]
 
     @classmethod
     def of(cls, settings: Settings, db: Database) -> ApiState:
-        return cls(settings=settings, db=db, keys=keys_in(db))
+        return cls(
+            settings=settings,
+            db=db,
+            keys=keys_in(db),
+            limiter=RateLimiter(db),
+            desk=desk(db, settings),
+            providers=ProviderSet(settings.providers),
+            apply_waker=Waker(db, "apply"),
+            pending_migrations=Cache(_pending, ttl_seconds=MIGRATIONS_TTL_SECONDS, size_max=1),
+        )
 
     def heard(self, channel: str, payload: str) -> None:
         """A hint arrived: what was cached may no longer be true."""
         if channel == CONFIG_CHANNEL:
             self.keys.clear()
+            self.desk.terms.clear()
+
+    async def close(self) -> None:
+        """Waits for what is under way."""
+        await self.desk.close()
+        await self.apply_waker.close()
+
+
+Api: TypeAlias = NamedDependency[ApiState]
+"""What a handler writes: ``api: Api``."""
+
+
+async def _pending(dsn: str) -> list[str]:
+    return await asyncio.to_thread(pending, dsn)
 
 
 def api_state(request: Request[Any, Any, Any]) -> ApiState:
