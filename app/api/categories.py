@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from litestar import Controller, Request, get, put
+from litestar.params import FromPath
 from pydantic import AfterValidator, Field, TypeAdapter
 from pydantic_core import PydanticCustomError
 
-from app.api.auth import Caller, requires
+from app.api.auth import CalledBy, requires
 from app.api.fields import SLUG, Sender, known_id
 from app.api.paging import Page, Query, behind, lists, page, read_query
 from app.api.schemas import Body, Line, Text, read_model, takes
-from app.api.state import ApiState
+from app.api.state import Api
 from app.domain.models import Channel, NotificationClass
 from app.errors import FieldError, InvalidFields, NotFound
 from app.store import categories
@@ -64,7 +65,7 @@ class CategoriesController(Controller):
         operation_class=takes(PutCategory),
     )
     async def replace(
-        self, request: Request[Any, Any, Any], name: str, api: ApiState, caller: Caller
+        self, request: Request[Any, Any, Any], name: FromPath[str], api: Api, caller: CalledBy
     ) -> Category:
         """Holds for what is accepted from now on; deliveries already planned keep their class and sender."""
         body = await read_model(request, PutCategory)
@@ -76,7 +77,7 @@ class CategoriesController(Controller):
 
     @get(summary="List categories", guards=[requires("read")], operation_class=lists(Query))
     async def list_all(
-        self, request: Request[Any, Any, Any], api: ApiState, caller: Caller
+        self, request: Request[Any, Any, Any], api: Api, caller: CalledBy
     ) -> Page[Category]:
         """By name."""
         query = read_query(request, Query)
@@ -86,7 +87,7 @@ class CategoriesController(Controller):
         return page(found, query.limit, lambda category: (category.name,))
 
     @get("/{name:str}", summary="Get a category", guards=[requires("read")])
-    async def show(self, name: str, api: ApiState, caller: Caller) -> Category:
+    async def show(self, name: FromPath[str], api: Api, caller: CalledBy) -> Category:
         async with api.db.transaction() as conn:
             category = await categories.get(conn, caller.tenant_id, known_id(name))
         if category is None:

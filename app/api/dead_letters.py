@@ -9,16 +9,17 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from litestar import Controller, Request, get, post
+from litestar.params import FromPath
 from litestar.status_codes import HTTP_200_OK
 from psycopg.errors import InvalidParameterValue
 from pydantic import AwareDatetime, Field, TypeAdapter, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.api.auth import Caller, requires
+from app.api.auth import CalledBy, Caller, requires
 from app.api.fields import Reason
 from app.api.paging import Page, Query, behind, lists, page, read_query
 from app.api.schemas import Body, Line, Moment, Name, RecipientId, read_model, takes
-from app.api.state import ApiState
+from app.api.state import Api, ApiState
 from app.errors import Conflict, FieldError, InvalidFields, NotFound
 from app.store import dead_letters
 from app.store.dead_letters import DeadLetter, Filter, Replay, ReplayVerdict
@@ -89,7 +90,7 @@ class DeadLettersController(Controller):
 
     @get(summary="List dead letters", guards=[requires("read")], operation_class=lists(DeadLetterQuery))
     async def list_newest(
-        self, request: Request[Any, Any, Any], api: ApiState, caller: Caller
+        self, request: Request[Any, Any, Any], api: Api, caller: CalledBy
     ) -> Page[DeadLetter]:
         """Those that died last come first."""
         query = read_query(request, DeadLetterQuery)
@@ -108,7 +109,7 @@ class DeadLettersController(Controller):
         status_code=HTTP_200_OK,
     )
     async def replay_one(
-        self, request: Request[Any, Any, Any], delivery_id: UUID, api: ApiState, caller: Caller
+        self, request: Request[Any, Any, Any], delivery_id: FromPath[UUID], api: Api, caller: CalledBy
     ) -> ReplayVerdict:
         """It is sent again, unless that is refused: then 409, with the verdict and its explanation."""
         body = await read_model(request, ReplayOne)
@@ -128,7 +129,7 @@ class DeadLettersController(Controller):
         status_code=HTTP_200_OK,
     )
     async def replay_many(
-        self, request: Request[Any, Any, Any], api: ApiState, caller: Caller
+        self, request: Request[Any, Any, Any], api: Api, caller: CalledBy
     ) -> ReplayReport:
         """Says what it would do, and does it with `dry_run: false`. One verdict per delivery."""
         body = await read_model(request, ReplayMany)

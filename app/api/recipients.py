@@ -7,14 +7,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
 from litestar import Controller, Request, Response, get, post, put
+from litestar.params import FromPath
 from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
-from app.api.auth import Caller, requires
+from app.api.auth import CalledBy, requires
 from app.api.fields import Attributes, Email, Locale, Phone, TimeZone, known_id
 from app.api.schemas import Body, RecipientId, read_model, refusal, takes
-from app.api.state import ApiState
+from app.api.state import Api
 from app.errors import FieldError, InvalidFields, InvalidRequest, NotFound
 from app.store import recipients
 from app.store.recipients import Recipient, RecipientProfile, SoftBounces
@@ -93,7 +94,7 @@ class RecipientsController(Controller):
         operation_class=takes(PutRecipient),
     )
     async def replace(
-        self, request: Request[Any, Any, Any], recipient_id: str, api: ApiState, caller: Caller
+        self, request: Request[Any, Any, Any], recipient_id: FromPath[str], api: Api, caller: CalledBy
     ) -> Response[Recipient]:
         """A new address holds from the next intake on; deliveries already planned keep the old one."""
         body = await read_model(request, PutRecipient)
@@ -112,7 +113,7 @@ class RecipientsController(Controller):
         request_max_body_size=None,
     )
     async def replace_many(
-        self, request: Request[Any, Any, Any], api: ApiState, caller: Caller
+        self, request: Request[Any, Any, Any], api: Api, caller: CalledBy
     ) -> RecipientResults:
         """One status per item. An invalid item changes nothing and stops none of the others."""
         body = await read_model(request, PutRecipients, bytes_max=api.settings.api.batch_bytes_max)
@@ -125,7 +126,7 @@ class RecipientsController(Controller):
         return RecipientResults([_result(i, item, created) for i, item in enumerate(checked)])
 
     @get("/{recipient_id:str}", summary="Get a recipient", guards=[requires("read")])
-    async def show(self, recipient_id: str, api: ApiState, caller: Caller) -> RecipientDetail:
+    async def show(self, recipient_id: FromPath[str], api: Api, caller: CalledBy) -> RecipientDetail:
         """With the active suppressions and the soft bounces of their present addresses."""
         async with api.db.transaction() as conn:
             recipient = await recipients.get(conn, caller.tenant_id, known_id(recipient_id))

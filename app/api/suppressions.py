@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from litestar import Controller, Request, Response, get, post
+from litestar.params import FromPath
 from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED
 from pydantic import Field, TypeAdapter
 
-from app.api.auth import Caller, requires
+from app.api.auth import CalledBy, Caller, requires
 from app.api.fields import Reason, Slug
 from app.api.paging import Page, Query, behind, lists, page, read_query
 from app.api.schemas import Body, Line, Text, read_model, takes
-from app.api.state import ApiState
+from app.api.state import Api
 from app.db import Connection
 from app.domain import addresses
 from app.errors import Conflict, FieldError, InvalidFields, NotFound
@@ -58,7 +59,7 @@ class SuppressionsController(Controller):
 
     @get(summary="List suppressions", guards=[requires("read")], operation_class=lists(SuppressionQuery))
     async def list_newest(
-        self, request: Request[Any, Any, Any], api: ApiState, caller: Caller
+        self, request: Request[Any, Any, Any], api: Api, caller: CalledBy
     ) -> Page[Suppression]:
         """Newest first, lifted ones included unless `active=true`."""
         query = read_query(request, SuppressionQuery)
@@ -80,7 +81,7 @@ class SuppressionsController(Controller):
         summary="Suppress an address", guards=[requires("admin")], operation_class=takes(AddSuppression)
     )
     async def add(
-        self, request: Request[Any, Any, Any], api: ApiState, caller: Caller
+        self, request: Request[Any, Any, Any], api: Api, caller: CalledBy
     ) -> Response[Suppression]:
         """Once this has answered, no new attempt goes to the address. 200 with the standing suppression when
         there is one for the same address and scope."""
@@ -109,7 +110,7 @@ class SuppressionsController(Controller):
         status_code=HTTP_200_OK,
     )
     async def lift(
-        self, request: Request[Any, Any, Any], suppression_id: int, api: ApiState, caller: Caller
+        self, request: Request[Any, Any, Any], suppression_id: FromPath[int], api: Api, caller: CalledBy
     ) -> Suppression:
         """The address may be sent to again, and its soft bounces count from nothing. What was suppressed
         meanwhile stays so. A suppression already lifted answers 409."""

@@ -8,14 +8,15 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 from litestar import Controller, Litestar, Request, Response, get, post
+from litestar.params import FromPath
 from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED
 from pydantic import Field, TypeAdapter
 
-from app.api.auth import Caller, requires
+from app.api.auth import CalledBy, Caller, requires
 from app.api.fields import SLUG, Slug, known_id
 from app.api.paging import Page, Query, behind, lists, page, read_query
 from app.api.schemas import Body, Document, Line, Text, parse, read_json, read_model, takes
-from app.api.state import ApiState
+from app.api.state import Api, ApiState
 from app.db import Connection
 from app.domain.variables import check_declaration, check_variables, parse_declared, sample
 from app.errors import Conflict, InvalidFields, NotFound, TemplateRenderError
@@ -101,7 +102,7 @@ class TemplatesController(Controller):
         request_max_body_size=None,
     )
     async def create(
-        self, request: Request[Any, Any, Any], api: ApiState, caller: Caller
+        self, request: Request[Any, Any, Any], api: Api, caller: CalledBy
     ) -> Response[CreatedTemplate]:
         """The version gets the next number and is a draft. Nothing can change it afterwards.
 
@@ -119,7 +120,7 @@ class TemplatesController(Controller):
 
     @get(summary="List versions", guards=[requires("read")], operation_class=lists(TemplateQuery))
     async def list_all(
-        self, request: Request[Any, Any, Any], api: ApiState, caller: Caller
+        self, request: Request[Any, Any, Any], api: Api, caller: CalledBy
     ) -> Page[TemplateSummary]:
         """Versions of all templates, without their bodies, by id and number."""
         return await _list(api, caller, read_query(request, TemplateQuery))
@@ -131,7 +132,7 @@ class TemplatesController(Controller):
         operation_class=lists(Query),
     )
     async def list_one(
-        self, request: Request[Any, Any, Any], template_id: str, api: ApiState, caller: Caller
+        self, request: Request[Any, Any, Any], template_id: FromPath[str], api: Api, caller: CalledBy
     ) -> Page[TemplateSummary]:
         """Its versions, without their bodies, by number. 404 when there are none."""
         query = read_query(request, Query)
@@ -142,7 +143,9 @@ class TemplatesController(Controller):
         return found
 
     @get("/{template_id:str}/versions/{version:int}", summary="Get a version", guards=[requires("read")])
-    async def show(self, template_id: str, version: int, api: ApiState, caller: Caller) -> Template:
+    async def show(
+        self, template_id: FromPath[str], version: FromPath[int], api: Api, caller: CalledBy
+    ) -> Template:
         """One version with its bodies."""
         async with api.db.transaction() as conn:
             return await _existing(conn, caller, template_id, version)
@@ -155,7 +158,12 @@ class TemplatesController(Controller):
         status_code=HTTP_200_OK,
     )
     async def preview(
-        self, request: Request[Any, Any, Any], template_id: str, version: int, api: ApiState, caller: Caller
+        self,
+        request: Request[Any, Any, Any],
+        template_id: FromPath[str],
+        version: FromPath[int],
+        api: Api,
+        caller: CalledBy,
     ) -> Preview:
         """Drafts too. Variables are checked as for a send; without any, the declared examples are used."""
         body = parse(PreviewTemplate, await _body_or_nothing(request, api))
@@ -169,7 +177,9 @@ class TemplatesController(Controller):
         guards=[requires("admin")],
         status_code=HTTP_200_OK,
     )
-    async def publish(self, template_id: str, version: int, api: ApiState, caller: Caller) -> Template:
+    async def publish(
+        self, template_id: FromPath[str], version: FromPath[int], api: Api, caller: CalledBy
+    ) -> Template:
         """From now on it can be sent. Publishing again changes nothing; an archived version answers 409."""
         async with api.db.transaction(durable=True) as conn:
             await templates.publish(conn, caller.tenant_id, known_id(template_id), version)
@@ -184,7 +194,9 @@ class TemplatesController(Controller):
         guards=[requires("admin")],
         status_code=HTTP_200_OK,
     )
-    async def archive(self, template_id: str, version: int, api: ApiState, caller: Caller) -> Template:
+    async def archive(
+        self, template_id: FromPath[str], version: FromPath[int], api: Api, caller: CalledBy
+    ) -> Template:
         """From now on no send is accepted with it; what was accepted before still goes out."""
         async with api.db.transaction(durable=True) as conn:
             await templates.archive(conn, caller.tenant_id, known_id(template_id), version)

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from litestar import Litestar, MediaType, Request, Response, get, post
+from litestar.params import FromPath
 from litestar.status_codes import HTTP_200_OK, HTTP_404_NOT_FOUND
 
-from app.api.state import ApiState
+from app.api.state import Api
 from app.domain.tokens import BadToken, Subscription, verify
 from app.secrets import signing_secret
 from app.store import suppressions
@@ -34,7 +35,7 @@ async def signing(app: Litestar) -> AsyncIterator[None]:
 
 
 @get("/u/{token:str}", include_in_schema=False, sync_to_thread=False)
-def ask(request: Request[Any, Any, Any], token: str) -> Response[str]:
+def ask(request: Request[Any, Any, Any], token: FromPath[str]) -> Response[str]:
     """A page with a button. Looking at it changes nothing: programs follow links in mail before people do."""
     try:
         subscription = verify(request.app.state.signing_secret, token)
@@ -48,7 +49,7 @@ def ask(request: Request[Any, Any, Any], token: str) -> Response[str]:
 
 
 @post("/u/{token:str}", include_in_schema=False, status_code=HTTP_200_OK)
-async def unsubscribe(request: Request[Any, Any, Any], token: str, api: ApiState) -> Response[str]:
+async def unsubscribe(request: Request[Any, Any, Any], token: FromPath[str], api: Api) -> Response[str]:
     """Acts at once, on the page's button and on a mail client's (``List-Unsubscribe=One-Click``) alike: the
     token is the authority, so no body is asked for and none can be wrong."""
     try:

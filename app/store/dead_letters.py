@@ -98,13 +98,16 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class ReplayVerdict:
-    """What was, or would be, done about one delivery; ``sql/functions/replay.sql`` lists the verdicts."""
+    """What was, or would be, done about one delivery; ``sql/functions/replay.sql`` lists the verdicts.
+
+    template: ``<template_id>@<version>``. standing: the delivery's state and reason before.
+    """
 
     delivery_id: UUID
     notification_id: UUID | None
     recipient_id: str | None
-    template_id: str | None
-    state: str | None
+    template: str | None
+    standing: str | None
     verdict: str
     explanation: str
     replayed_as: UUID | None

@@ -25,8 +25,8 @@ SELECT set_config('landed.actor', %(actor)s, true);
 
 -- name: replay
 -- What psql calls too, with the caller's tenant.
-SELECT delivery_id_ AS delivery_id, notification_id, recipient_id, template_id_ AS template_id, state_ AS state,
-       verdict, explanation, replayed_as
+SELECT delivery AS delivery_id, notification AS notification_id, recipient AS recipient_id, template, standing, verdict,
+       explanation, replayed_as
 FROM landed.replay(
     delivery_id => %(delivery_id)s,
     tenant => %(tenant)s,
