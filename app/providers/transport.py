@@ -77,10 +77,11 @@ class _Call:
     def written(self) -> bool:
         return self.connection is not None
 
-    def abort(self) -> None:
+    async def abort(self) -> None:
         """Drops the connection with all it holds; aiohttp has only closed it, which would still flush."""
         if self.connection is not None:
             self.connection.abort()
+            await asyncio.sleep(0)  # the loop closes the socket in its next turn: only then is it over
 
 
 _call: ContextVar[_Call] = ContextVar("call")
@@ -145,8 +146,8 @@ class Transport:
         try:
             async with asyncio.timeout_at(deadline):
                 return await self._exchange(self._session, request)
-        except BaseException as error:
-            call.abort()
+        except (Exception, asyncio.CancelledError) as error:
+            await call.abort()
             if isinstance(error, (ClientError, OSError, ValueError)):
                 raise TransportError(written=call.written, detail=_describe(error)) from error
             raise
