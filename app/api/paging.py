@@ -67,7 +67,8 @@ def behind(after: str | None, keys: TypeAdapter[T]) -> T | None:
     if after is None:
         return None
     try:
-        return keys.validate_json(base64.urlsafe_b64decode(after + "=" * (-len(after) % 4)))
+        padded = after + "=" * (-len(after) % 4)
+        return keys.validate_json(base64.b64decode(padded, altchars=b"-_", validate=True))
     except (binascii.Error, ValueError) as exc:  # pydantic's ValidationError is a ValueError
         raise InvalidFields(FieldError("after", "is not the `next` of a page of this list")) from exc
 

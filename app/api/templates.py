@@ -10,12 +10,23 @@ from typing import Annotated, Any, Literal
 from litestar import Controller, Litestar, Request, Response, get, post
 from litestar.params import FromPath
 from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED
-from pydantic import Field, TypeAdapter
+from pydantic import BeforeValidator, Field, TypeAdapter, WithJsonSchema
 
 from app.api.auth import CalledBy, Caller, requires
 from app.api.fields import SLUG, Slug, known_id
 from app.api.paging import Page, Query, behind, lists, page, read_query
-from app.api.schemas import Body, Document, Line, Text, parse, read_json, read_model, takes
+from app.api.schemas import (
+    ERRORS_SHOWN_MAX,
+    Body,
+    Document,
+    Line,
+    Text,
+    parse,
+    read_json,
+    read_model,
+    takes,
+    unstorable,
+)
 from app.api.state import Api, ApiState
 from app.db import Connection
 from app.domain.variables import check_declaration, check_variables, parse_declared, sample
@@ -32,6 +43,38 @@ Status = Literal["draft", "published", "archived"]
 Version = Annotated[int, Field(le=2**31 - 1)]
 
 
+def _declaration(value: Any) -> dict[str, dict[str, Any]]:
+    """Raises InvalidFields naming each part that is wrong."""
+    if errors := list(unstorable("variables", value)):
+        raise InvalidFields(*errors[:ERRORS_SHOWN_MAX])
+    return parse_declared(value)
+
+
+Declaration = Annotated[
+    dict[str, dict[str, Any]],
+    BeforeValidator(_declaration),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "array", "items": {"type": "string"}},
+                {
+                    "type": "object",
+                    "additionalProperties": {
+                        "type": "object",
+                        "properties": {
+                            "required": {"type": "boolean", "default": True},
+                            "description": {"type": "string"},
+                            "example": {},
+                        },
+                    },
+                },
+            ]
+        }
+    ),
+]
+"""Names, or each name with whether it is required, what it means, and what a preview shows."""
+
+
 class CreateTemplate(Body):
     """A new version. Only email in one language can be delivered yet."""
 
@@ -43,10 +86,7 @@ class CreateTemplate(Body):
     text: Annotated[Text, Field(min_length=1)] | None = Field(
         default=None, description="default: derived from the html"
     )
-    variables: Document | list[Line] = Field(
-        default_factory=list,
-        description="names, or name -> {required, description, example}; all that the template reads",
-    )
+    variables: Declaration = Field(default_factory=dict, description="all that the template reads")
     description: Annotated[Text, Field(max_length=500)] = ""
 
 
@@ -205,9 +245,8 @@ class TemplatesController(Controller):
 
 async def _checked_content(body: CreateTemplate, renderer: RenderPool) -> Content:
     """What is to be stored. Raises InvalidFields for a template that cannot work."""
-    declared = parse_declared(body.variables)
     check = await renderer.check(TemplateSource(PREVIEW_KEY, body.subject, body.html, body.text))
-    errors = list(check.errors) or check_declaration(declared, check.variables)
+    errors = list(check.errors) or check_declaration(body.variables, check.variables)
     if errors:
         raise InvalidFields(*errors)
     assert check.text is not None
@@ -218,7 +257,7 @@ async def _checked_content(body: CreateTemplate, renderer: RenderPool) -> Conten
         html=body.html,
         text=check.text,
         text_derived=body.text is None,
-        variables=declared,
+        variables=body.variables,
         description=body.description,
     )
 
