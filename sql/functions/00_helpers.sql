@@ -55,8 +55,8 @@ LANGUAGE sql VOLATILE
 BEGIN ATOMIC
     INSERT INTO store.audit_log (actor, action, tenant_id, target, reason, data)
     VALUES (CASE WHEN pg_has_role(session_user, 'landed_service', 'MEMBER')
-                 THEN coalesce(nullif(current_setting('landed.actor', true), ''), session_user)
-                 ELSE session_user END,
+                 THEN coalesce(nullif(current_setting('landed.actor', true), ''), session_user::text)
+                 ELSE session_user::text END,
             action, tenant_id, target, reason, data);
 END;
 COMMENT ON FUNCTION landed._audit IS 'Records who did what to what, and why';
@@ -122,19 +122,19 @@ END
 $$;
 COMMENT ON FUNCTION landed._find_delivery IS 'A delivery, of one tenant if that is named; raises no_data_found';
 
--- How long something is worth sending once it is due: what its category says, else a day. The longest that anyone may
--- ask for is three days, which the ordering of retention times has room for (I12).
+-- How long something is worth sending once it is due: what its category says, and a day at most. The order of the
+-- retention times (I12) rests on that bound; it is the default of times.validity_seconds.
+CREATE FUNCTION landed._validity_max() RETURNS interval
+LANGUAGE sql IMMUTABLE
+RETURN interval '1 day';
+COMMENT ON FUNCTION landed._validity_max IS 'The longest that a notification may be worth sending once it is due';
+
 CREATE FUNCTION landed._validity(tenant_id int, category text) RETURNS interval
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT coalesce((SELECT make_interval(secs => c.validity_seconds)
-                     FROM store.categories c
-                     WHERE c.tenant_id = _validity.tenant_id AND c.name = _validity.category),
-                    interval '1 day');
+    SELECT least(landed._validity_max(),
+                 (SELECT make_interval(secs => c.validity_seconds)
+                  FROM store.categories c
+                  WHERE c.tenant_id = _validity.tenant_id AND c.name = _validity.category));
 END;
 COMMENT ON FUNCTION landed._validity IS 'How long a notification of this category is worth sending once it is due';
-
-CREATE FUNCTION landed._validity_max() RETURNS interval
-LANGUAGE sql IMMUTABLE
-RETURN interval '3 days';
-COMMENT ON FUNCTION landed._validity_max IS 'The longest validity that a caller may ask for';

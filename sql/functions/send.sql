@@ -17,6 +17,8 @@ CREATE FUNCTION landed.send(
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     sender_tenant_id int := landed._tenant_of_sender(tenant);
+    request jsonb := landed._request(recipient_id, category, template_id, template_version, channels, variables, send_at,
+                                     expires_at);
     kind store.categories;
     version int;
     wanted text[];
@@ -28,6 +30,12 @@ BEGIN
     PERFORM landed._check_line('category', category, 100);
     IF idempotency_key IS NOT NULL THEN
         PERFORM landed._check_line('idempotency_key', idempotency_key, 255);
+        -- What was answered once is answered again, whatever has been archived or switched off since (I15).
+        SELECT e.* INTO answer FROM landed._earlier_verdict(sender_tenant_id, idempotency_key, request) AS e;
+        IF FOUND THEN
+            PERFORM landed._check_verdict(answer.verdict, answer.notification_id, answer.original_request, request);
+            RETURN answer.notification_id;
+        END IF;
     END IF;
     kind := landed._category_to_send(sender_tenant_id, category);
     wanted := landed._channels_to_send(channels, kind.channels);
@@ -46,14 +54,12 @@ BEGIN
         'channels', wanted,
         'template_id', template_id,
         'template_version', version,
-        'request', landed._request(recipient_id, category, template_id, template_version, channels, variables,
-                                   send_at, expires_at),
+        'request', request,
         'source', 'sql',
         'due_at', due,
         'expires_at', coalesce(expires_at, due + landed._validity(sender_tenant_id, category))
     ))) a;
-    PERFORM landed._check_verdict(answer.verdict, answer.notification_id, answer.original_request, recipient_id,
-        landed._request(recipient_id, category, template_id, template_version, channels, variables, send_at, expires_at));
+    PERFORM landed._check_verdict(answer.verdict, answer.notification_id, answer.original_request, request);
     -- A hint, delivered when the caller commits. Off by default: NOTIFY holds a database-wide lock at commit, and the
     -- workers look by themselves every second.
     IF wake THEN
@@ -217,15 +223,19 @@ BEGIN
         PERFORM landed._refuse('invalid_parameter_value', 'variables', format('has more than %s bytes', bytes_max),
                                format('It has %s.', octet_length(variables::text)), 'Shorten it.');
     END IF;
-    SELECT coalesce(jsonb_object_agg(name, spec), '{}') INTO declared
-    FROM store.templates t, jsonb_each(t.variables) AS declaration(name, spec)
-    WHERE t.tenant_id = _check_variables.tenant_id
-      AND t.template_id = _check_variables.template_id
-      AND t.version = _check_variables.version
-      AND t.channel = ANY (_check_variables.channels);
+    SELECT coalesce(jsonb_object_agg(name, required), '{}') INTO declared
+    FROM (
+        SELECT name, bool_or(spec -> 'required' IS DISTINCT FROM 'false') AS required
+        FROM store.templates t, jsonb_each(t.variables) AS declaration(name, spec)
+        WHERE t.tenant_id = _check_variables.tenant_id
+          AND t.template_id = _check_variables.template_id
+          AND t.version = _check_variables.version
+          AND t.channel = ANY (_check_variables.channels)
+        GROUP BY name
+    ) AS declarations;
     SELECT array_agg(name ORDER BY name) INTO missing
-    FROM jsonb_each(declared) AS declaration(name, spec)
-    WHERE NOT variables ? name AND spec -> 'required' IS DISTINCT FROM 'false';
+    FROM jsonb_each(declared) AS declaration(name, required)
+    WHERE required = 'true' AND NOT variables ? name;
     SELECT array_agg(name ORDER BY name) INTO surplus
     FROM jsonb_object_keys(variables) AS name
     WHERE NOT declared ? name;
@@ -243,8 +253,8 @@ COMMENT ON FUNCTION landed._check_variables IS 'Raises naming each variable that
 CREATE FUNCTION landed._check_times(send_at timestamptz, due timestamptz, expires_at timestamptz) RETURNS void
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    -- Its day's rows are kept until it is sent, so there must be an end to it.
-    ahead_max CONSTANT interval := '30 days';
+    -- What is due later must still find the memory of what was sent (I12); the default retention spares so much.
+    ahead_max CONSTANT interval := '25 days';
 BEGIN
     IF send_at > now() + ahead_max THEN
         PERFORM landed._refuse('invalid_parameter_value', 'send_at', 'is too far ahead', format('It is %s.', send_at),
@@ -275,9 +285,22 @@ RETURN jsonb_build_object('recipient_id', recipient_id, 'category', category, 't
         'expires_at', to_char(expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')));
 COMMENT ON FUNCTION landed._request IS 'A request as it is kept and compared';
 
-CREATE FUNCTION landed._check_verdict(verdict text, first_id uuid, original jsonb, recipient_id text, request jsonb)
-RETURNS void
+CREATE FUNCTION landed._earlier_verdict(tenant_id int, key text, request jsonb)
+RETURNS TABLE (verdict text, notification_id uuid, original_request jsonb)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT CASE WHEN k.fingerprint = store.fingerprint(_earlier_verdict.request) THEN 'replayed' ELSE 'key_reused' END,
+           k.notification_id, n.request
+    FROM store.idempotency_keys k
+    LEFT JOIN store.notifications n ON n.shard = store.shard_of(k.notification_id) AND n.id = k.notification_id
+    WHERE k.tenant_id = _earlier_verdict.tenant_id AND k.key = _earlier_verdict.key;
+END;
+COMMENT ON FUNCTION landed._earlier_verdict IS 'What landed.accept says to a key that came before; no row when it did not';
+
+CREATE FUNCTION landed._check_verdict(verdict text, first_id uuid, original jsonb, request jsonb) RETURNS void
 LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    recipient_id text := request ->> 'recipient_id';
 BEGIN
     CASE verdict
         WHEN 'accepted', 'replayed' THEN
@@ -305,7 +328,8 @@ LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
     path_length_max CONSTANT int := 300;  -- past it the parent is named, which also bounds the recursion
 BEGIN
-    IF was = became OR (was IS NULL AND path = '') THEN
+    -- As text: 1 and 1.0 are equal, and make different fingerprints.
+    IF was::text = became::text OR (was IS NULL AND path = '') THEN
         RETURN;
     ELSIF length(path) < path_length_max AND jsonb_typeof(was) = 'object' AND jsonb_typeof(became) = 'object' THEN
         RETURN QUERY
