@@ -65,13 +65,14 @@ def decide(
         case OutcomeKind.RELEASED:
             return Decision(DeliveryState.QUEUED, "not_sent", "released", now)
         case OutcomeKind.TRANSIENT if failures < len(policy.ladder):
-            asked = outcome.retry_after_seconds or 0.0
-            return wait(max(policy.ladder[failures], _clamp(asked, policy)), "retry", burns=True)
+            at_least = _clamp(outcome.retry_after_seconds or 0.0, policy)
+            return wait(max(policy.ladder[failures], at_least), "retry", burns=True)
         case OutcomeKind.TRANSIENT:
             state = "not_sent" if outcome.status_code is None else "refused"
             return Decision(DeliveryState.DEAD, state, "retries_exhausted", None, burns=True)
         case OutcomeKind.RATE_LIMITED:
-            seconds = _clamp(outcome.retry_after_seconds or RETRY_AFTER_DEFAULT_SECONDS, policy)
+            asked = outcome.retry_after_seconds
+            seconds = _clamp(RETRY_AFTER_DEFAULT_SECONDS if asked is None else asked, policy)
             return wait(seconds, "rate_limited", pause=seconds)
         case OutcomeKind.UNAUTHORIZED:
             seconds = policy.unauthorized_pause_seconds
