@@ -76,9 +76,7 @@ class CategoriesController(Controller):
             )
 
     @get(summary="List categories", guards=[requires("read")], operation_class=lists(Query))
-    async def list_all(
-        self, request: Request[Any, Any, Any], api: Api, caller: CalledBy
-    ) -> Page[Category]:
+    async def list_all(self, request: Request[Any, Any, Any], api: Api, caller: CalledBy) -> Page[Category]:
         """By name."""
         query = read_query(request, Query)
         (after,) = behind(query.after, AFTER) or (None,)

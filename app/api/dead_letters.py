@@ -128,9 +128,7 @@ class DeadLettersController(Controller):
         operation_class=takes(ReplayMany),
         status_code=HTTP_200_OK,
     )
-    async def replay_many(
-        self, request: Request[Any, Any, Any], api: Api, caller: CalledBy
-    ) -> ReplayReport:
+    async def replay_many(self, request: Request[Any, Any, Any], api: Api, caller: CalledBy) -> ReplayReport:
         """Says what it would do, and does it with `dry_run: false`. One verdict per delivery."""
         body = await read_model(request, ReplayMany)
         wanted = Replay(commit=not body.dry_run, **body.model_dump(exclude={"dry_run"}))

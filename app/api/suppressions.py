@@ -77,12 +77,8 @@ class SuppressionsController(Controller):
             )
         return page(found, query.limit, lambda suppression: (suppression.id,))
 
-    @post(
-        summary="Suppress an address", guards=[requires("admin")], operation_class=takes(AddSuppression)
-    )
-    async def add(
-        self, request: Request[Any, Any, Any], api: Api, caller: CalledBy
-    ) -> Response[Suppression]:
+    @post(summary="Suppress an address", guards=[requires("admin")], operation_class=takes(AddSuppression))
+    async def add(self, request: Request[Any, Any, Any], api: Api, caller: CalledBy) -> Response[Suppression]:
         """Once this has answered, no new attempt goes to the address. 200 with the standing suppression when
         there is one for the same address and scope."""
         body = await read_model(request, AddSuppression)

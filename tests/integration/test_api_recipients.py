@@ -40,13 +40,16 @@ async def test_a_put_replaces_the_whole_recipient(rest):
     await client.put(f"{URL}/ana", json=ANA)
     again = await client.put(f"{URL}/ana", json={"email": "ana@example.org", "active": False})
     assert again.status_code == 200
-    assert again.json().items() >= {
-        "email": "ana@example.org",
-        "phone": None,
-        "locale": None,
-        "active": False,
-        "attributes": {},
-    }.items()
+    assert (
+        again.json().items()
+        >= {
+            "email": "ana@example.org",
+            "phone": None,
+            "locale": None,
+            "active": False,
+            "attributes": {},
+        }.items()
+    )
 
 
 @pytest.mark.parametrize(

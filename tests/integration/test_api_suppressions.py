@@ -33,15 +33,18 @@ async def test_an_added_address_is_suppressed_in_its_normal_form_and_audited(res
     added = await client.post(URL, json={**ANA, "address": "Ana@Example.COM", "detail": "wrote to us"})
     assert added.status_code == 201, added.text
     row = added.json()
-    assert row.items() >= {
-        "channel": "email",
-        "address": "ana@example.com",
-        "scope": "all",
-        "reason": "manual",
-        "detail": "wrote to us",
-        "source": "api",
-        "lifted_at": None,
-    }.items()
+    assert (
+        row.items()
+        >= {
+            "channel": "email",
+            "address": "ana@example.com",
+            "scope": "all",
+            "reason": "manual",
+            "detail": "wrote to us",
+            "source": "api",
+            "lifted_at": None,
+        }.items()
+    )
     (entry,) = await audit(rest)
     assert entry[1:] == ("suppress", tenant.id, f"suppression {row['id']}", "manual")
     assert entry[0].endswith(f"of {tenant.name}")

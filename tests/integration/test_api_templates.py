@@ -32,18 +32,21 @@ async def test_a_created_version_is_a_draft_with_a_text_part_made_from_the_html(
     created = await client.post(URL, json=WELCOME)
     assert created.status_code == 201, created.text
     template = created.json()
-    assert template.items() >= {
-        "template_id": "welcome",
-        "version": 1,
-        "channel": "email",
-        "locale": "",
-        "status": "draft",
-        "subject": WELCOME["subject"],
-        "html": WELCOME["html"],
-        "text_derived": True,
-        "unchanged": False,
-        "published_at": None,
-    }.items()
+    assert (
+        template.items()
+        >= {
+            "template_id": "welcome",
+            "version": 1,
+            "channel": "email",
+            "locale": "",
+            "status": "draft",
+            "subject": WELCOME["subject"],
+            "html": WELCOME["html"],
+            "text_derived": True,
+            "unchanged": False,
+            "published_at": None,
+        }.items()
+    )
     assert "Hello {{ name }}" in template["text"]
     assert "this ({{ url }})" in template["text"]
     assert template["variables"]["url"] == {
