@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from uuid import UUID
 
 from litestar import Request
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.openapi.spec import OpenAPIMediaType, Operation, Parameter, RequestBody, Schema
 from pydantic import (
     AfterValidator,
@@ -138,16 +139,20 @@ class SendRequest(Body):
 
 async def read_body(request: Request[Any, Any, Any], *, bytes_max: int) -> bytes:
     """The raw body. Raises PayloadTooLarge as soon as the length says so, announced or counted."""
-    too_large = PayloadTooLarge(f"the body may have {bytes_max} bytes", bytes_max=bytes_max)
-    if (request.content_length or 0) > bytes_max:
-        raise too_large
     parts = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > bytes_max:
-            raise too_large
-        parts.append(part)
+    size = request.content_length or 0
+    try:
+        if size <= bytes_max:
+            size = 0
+            async for part in request.stream():
+                size += len(part)
+                if size > bytes_max:
+                    break
+                parts.append(part)
+    except RequestEntityTooLarge:  # the handler's own limit, for those that read in another way
+        size = bytes_max + 1
+    if size > bytes_max:
+        raise PayloadTooLarge(f"the body may have {bytes_max} bytes", bytes_max=bytes_max)
     return b"".join(parts)
 
 
@@ -206,8 +211,10 @@ def unstorable(path: str, value: object) -> Iterator[FieldError]:
             yield FieldError(path, "must be a finite number; numbers beyond 1e308 go as text")
     elif isinstance(value, dict):
         for key, member in value.items():
-            yield from unstorable(f"{path}.{key.encode(errors='backslashreplace').decode()}", key)
-            yield from unstorable(f"{path}.{key.encode(errors='backslashreplace').decode()}", member)
+            shown = key.encode(errors="backslashreplace").decode()
+            deeper = f"{path}.{shown}" if path else shown
+            yield from unstorable(deeper, key)
+            yield from unstorable(deeper, member)
     elif isinstance(value, list):
         for index, element in enumerate(value):
             yield from unstorable(f"{path}[{index}]", element)
@@ -223,8 +230,7 @@ def _not_json(body: bytes, message: str) -> InvalidRequest | InvalidFields:
         except (ValueError, RecursionError):
             errors = []
         if errors:
-            named = (FieldError(e.field.removeprefix("."), e.message) for e in errors[:ERRORS_SHOWN_MAX])
-            return InvalidFields(*named)
+            return InvalidFields(*errors[:ERRORS_SHOWN_MAX])
     return InvalidRequest(message[:1].lower() + message[1:])
 
 
@@ -237,12 +243,13 @@ def _what_would_be_right(model: type[BaseModel], detail: ErrorDetails) -> str:
         case "missing":
             return "is required"
         case "extra_forbidden" if len(detail["loc"]) == 1:
-            return f"is not a field of this request; fields are {', '.join(model.model_fields)}"
+            names = (field.alias or name for name, field in model.model_fields.items())
+            return f"is not a field of this request; fields are {', '.join(names)}"
         case "extra_forbidden":
             return "is not a field here"
         case _:
-            message = detail["msg"]
-            return message[:1].lower() + message[1:].replace("Input should", "should")
+            message = detail["msg"].replace("Input should", "should")
+            return message[:1].lower() + message[1:]
 
 
 # -- batches -----------------------------------------------------------------------------------------------

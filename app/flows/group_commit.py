@@ -180,11 +180,22 @@ def _answer_by_now(answer: asyncio.Future[A | LandedError]) -> A | LandedError:
 def _refusal(error: psycopg.Error) -> LandedError:
     """Why one item could not be written on its own."""
     if isinstance(error, LockNotAvailable):
-        return _key_in_use()
+        return _key_in_use() if _over_a_key(error) else _busy()
     if isinstance(error, DataError):
         return InvalidFields(FieldError("body", "holds a value that cannot be stored"))
     log.error("accept_failed", exc_info=error)
     return Unavailable("the database refused to store this", retry_after_seconds=RETRY_AFTER_SECONDS)
+
+
+def _over_a_key(error: psycopg.Error) -> bool:
+    """Whether what it waited for is another use of the same key, and not, say, a migration's lock."""
+    return '"idempotency_keys"' in (error.diag.context or "")
+
+
+def _busy() -> Unavailable:
+    return Unavailable(
+        "another transaction keeps this from being stored", retry_after_seconds=RETRY_AFTER_SECONDS
+    )
 
 
 def _unexpected(error: Exception) -> LandedError:
