@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from app.api.schemas import ERRORS_SHOWN_MAX, Line, unstorable
 from app.domain import addresses
-from app.errors import FieldError, InvalidFields, NotFound
+from app.errors import InvalidFields, NotFound
 
 SLUG = r"^[a-z0-9][a-z0-9_.-]{0,99}$"  # as the tables check it
 
@@ -44,14 +44,6 @@ TimeZone = Annotated[str, checked(addresses.time_zone)]
 Attributes = Annotated[dict[str, Any], AfterValidator(attributes_of)]
 Reason = Annotated[Line, Field(min_length=1, max_length=500)]
 """Why a person did something, for whoever reads the audit log."""
-
-
-def storable_id(field: str, value: str) -> str:
-    """A name from a path that is to be written. Raises InvalidFields naming it."""
-    try:
-        return addresses.one_line(value)
-    except ValueError as exc:
-        raise InvalidFields(FieldError(field, str(exc))) from exc
 
 
 def known_id(value: str) -> str:
