@@ -90,7 +90,13 @@ async def _apply(
     conn: Connection, facts: Sequence[Fact], rows: dict[UUID, store.DeliveryRow], settings: Settings
 ) -> None:
     proofs = await _append(conn, facts, rows)
-    await store.accept_attempts(conn, {(f.delivery_id, f.attempt_no): f.evidence.provider_message_id for f in facts})
+    await store.accept_attempts(
+        conn,
+        [f.delivery_id for f in facts],
+        nos=[f.attempt_no for f in facts],
+        message_ids=[f.evidence.provider_message_id for f in facts],
+        sources=[f.pending.source for f in facts],
+    )
     await _move(conn, facts, rows, proofs, settings)
     await _mind_addresses(conn, facts, rows, settings)
 

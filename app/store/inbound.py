@@ -151,14 +151,9 @@ async def append_events(conn: Connection, **arrays: Sequence[Any]) -> list[Appen
         return await cursor.fetchall()
 
 
-async def accept_attempts(conn: Connection, attempts: Mapping[tuple[UUID, int], str | None]) -> None:
-    """attempts: (delivery, attempt) -> the provider's message id, where evidence named one."""
-    keys = sorted(attempts)
-    await conn.execute(
-        ACCEPT_ATTEMPTS,
-        _keys([delivery for delivery, _ in keys])
-        | {"nos": [no for _, no in keys], "message_ids": [attempts[key] for key in keys]},
-    )
+async def accept_attempts(conn: Connection, ids: Sequence[UUID], **arrays: Sequence[Any]) -> None:
+    """One entry for each fact: the delivery and attempt it speaks of, the message id it named, who told it."""
+    await conn.execute(ACCEPT_ATTEMPTS, _keys(ids) | arrays)
 
 
 async def move_deliveries(conn: Connection, ids: Sequence[UUID], **arrays: Sequence[Any]) -> None:
@@ -197,12 +192,8 @@ async def count_soft_bounces(
     return [(tenant, channel, address, n) for tenant, channel, address, n in await cursor.fetchall()]
 
 
-async def forget_soft_bounces(
-    conn: Connection, delivered: Sequence[tuple[int, str, str, datetime]]
-) -> None:
-    await conn.execute(
-        FORGET_SOFT_BOUNCES, _addresses([d[:3] for d in delivered]) | {"ats": [d[3] for d in delivered]}
-    )
+async def forget_soft_bounces(conn: Connection, delivered: Sequence[tuple[int, str, str, datetime]]) -> None:
+    await conn.execute(FORGET_SOFT_BOUNCES, _addresses([d[:3] for d in delivered]) | {"ats": [d[3] for d in delivered]})
 
 
 async def settle(conn: Connection, *, park_seconds: float, **arrays: Sequence[Any]) -> None:

@@ -64,23 +64,36 @@ FROM unnest(%(shards)s::smallint[], %(tenant_ids)s::int[], %(notification_ids)s:
 RETURNING id, delivery_id, kind, occurred_at;
 
 -- name: accept_attempts
--- Whoever hears of a message from its provider knows that the provider took it.
-UPDATE store.attempts a
-SET state = CASE
-        WHEN EXISTS (SELECT FROM store.attempts b
-                     WHERE b.shard = a.shard AND b.delivery_id = a.delivery_id AND b.no <> a.no AND b.state = 'accepted')
-        THEN 'duplicate' ELSE 'accepted' END,
-    outcome = coalesce(a.outcome, 'unknown'),
-    detail = coalesce(a.detail, 'settled by evidence'),
-    provider_message_id = coalesce(a.provider_message_id, u.message_id),
-    closed_at = coalesce(a.closed_at, now())
-FROM unnest(%(shards)s::smallint[], %(ids)s::uuid[], %(nos)s::smallint[], %(message_ids)s::text[])
-     AS u(shard, id, no, message_id)
-WHERE a.shard = u.shard
-  AND a.delivery_id = u.id
-  AND a.no = u.no
-  AND a.state IN ('open', 'ambiguous', 'not_sent')
-RETURNING a.delivery_id, a.no, a.state;
+-- Whoever hears of a message from its provider knows that the provider took it, whatever we had concluded. A second one
+-- beside it is kept as a duplicate, the alarm that must never sound.
+WITH told AS (
+    SELECT shard, id, no, max(message_id) AS message_id, bool_and(source = 'lookup') AS looked_up
+    FROM unnest(%(shards)s::smallint[], %(ids)s::uuid[], %(nos)s::smallint[], %(message_ids)s::text[],
+                %(sources)s::text[]) AS u(shard, id, no, message_id, source)
+    GROUP BY 1, 2, 3
+), settling AS MATERIALIZED (
+    SELECT a.shard, a.delivery_id, a.no, a.tenant_id, a.state AS before, t.message_id, t.looked_up,
+           row_number() OVER (PARTITION BY a.delivery_id ORDER BY a.no) > 1
+           OR EXISTS (SELECT FROM store.attempts b
+                      WHERE b.shard = a.shard AND b.delivery_id = a.delivery_id AND b.state = 'accepted') AS not_the_first
+    FROM told t
+    JOIN store.attempts a ON a.shard = t.shard AND a.delivery_id = t.id AND a.no = t.no
+    WHERE a.state NOT IN ('accepted', 'duplicate')
+), settled AS (
+    UPDATE store.attempts a
+    SET state = CASE WHEN s.not_the_first THEN 'duplicate' ELSE 'accepted' END,
+        outcome = coalesce(a.outcome, 'unknown'),
+        detail = coalesce(a.detail, 'settled by evidence'),
+        provider_message_id = coalesce(a.provider_message_id, s.message_id),
+        closed_at = coalesce(a.closed_at, now())
+    FROM settling s
+    WHERE a.shard = s.shard AND a.delivery_id = s.delivery_id AND a.no = s.no
+)
+INSERT INTO store.events (shard, id, tenant_id, notification_id, delivery_id, attempt_no, kind, source)
+SELECT s.shard, store.new_id(s.shard), s.tenant_id, d.notification_id, s.delivery_id, s.no, 'resolved_found', 'lookup'
+FROM settling s
+JOIN store.deliveries d ON d.shard = s.shard AND d.id = s.delivery_id
+WHERE s.before = 'ambiguous' AND s.looked_up;
 
 -- name: move_deliveries
 UPDATE store.deliveries d
