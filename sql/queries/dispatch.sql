@@ -6,12 +6,12 @@
 SELECT pg_advisory_xact_lock_shared(12, 0);
 
 -- name: lock_due
--- First attempts first: retries get their share of the claim and whatever first attempts leave, never more.
-WITH awake AS (
-    SELECT NOT EXISTS (
-        SELECT FROM store.provider_states p
-        WHERE p.provider = %(provider)s AND p.paused_until > now()
-    ) AS yes
+-- First attempts first: retries get their share of the claim and whatever first attempts leave, never more. What has
+-- expired is taken up although the provider is paused: its end must not wait. In a region that is not active nothing is.
+WITH here AS (
+    SELECT EXISTS (SELECT FROM store.regions r WHERE r.name = %(region)s AND r.active) AS active,
+           NOT EXISTS (SELECT FROM store.provider_states p
+                       WHERE p.provider = %(provider)s AND p.paused_until > now()) AS awake
 ), first_attempts AS (
     SELECT d.shard, d.id, d.tenant_id, d.channel, d.address
     FROM store.deliveries d
@@ -19,7 +19,8 @@ WITH awake AS (
       AND NOT (d.failures > 0)
       AND d.state = 'queued'
       AND d.due_at <= now()
-      AND (SELECT yes FROM awake)
+      AND (SELECT active FROM here)
+      AND ((SELECT awake FROM here) OR d.expires_at <= now())
     ORDER BY d.due_at
     LIMIT %(first_max)s
     FOR UPDATE SKIP LOCKED
@@ -30,7 +31,8 @@ WITH awake AS (
       AND (d.failures > 0)
       AND d.state = 'queued'
       AND d.due_at <= now()
-      AND (SELECT yes FROM awake)
+      AND (SELECT active FROM here)
+      AND ((SELECT awake FROM here) OR d.expires_at <= now())
     ORDER BY d.due_at
     LIMIT (SELECT greatest(0, %(claim_max)s - count(*)) FROM first_attempts)
     FOR UPDATE SKIP LOCKED
@@ -129,6 +131,7 @@ WITH outcome AS MATERIALIZED (
 ), closed AS (
     UPDATE store.attempts a
     SET state = CASE
+            WHEN a.state IN ('accepted', 'duplicate') THEN a.state
             WHEN o.attempt_state = 'accepted' AND EXISTS (
                 SELECT FROM store.attempts b
                 WHERE b.shard = a.shard AND b.delivery_id = a.delivery_id AND b.no <> a.no AND b.state = 'accepted'
@@ -140,13 +143,15 @@ WITH outcome AS MATERIALIZED (
         detail = o.detail,
         provider_message_id = coalesce(o.message_id, a.provider_message_id),
         content_hash = decode(o.hash, 'hex'),
-        closed_at = CASE WHEN o.attempt_state <> 'ambiguous' THEN now() END
+        closed_at = CASE WHEN o.attempt_state = 'ambiguous' THEN a.closed_at ELSE now() END
     FROM outcome o
     WHERE a.shard = o.shard
       AND a.delivery_id = o.id
       AND a.no = o.no
       AND (a.state IN ('open', 'ambiguous')
-           OR (o.attempt_state = 'accepted' AND (a.state = 'not_sent' OR (a.state = 'accepted' AND a.status_code IS NULL))))
+           OR (a.state = 'not_sent' AND o.attempt_state = 'accepted')
+           -- Evidence was quicker: the state stands, what we saw ourselves is added, once.
+           OR (a.state IN ('accepted', 'duplicate') AND a.content_hash IS NULL AND o.hash IS NOT NULL))
     RETURNING a.shard, a.delivery_id, a.no, a.state
 ), moved AS (
     UPDATE store.deliveries d
@@ -163,8 +168,10 @@ WITH outcome AS MATERIALIZED (
     JOIN closed c ON c.shard = o.shard AND c.delivery_id = o.id AND c.no = o.no
     WHERE d.shard = o.shard
       AND d.id = o.id
-      AND d.attempt_no = o.no
-      AND (d.state IN ('sending', 'ambiguous') OR (d.state IN ('queued', 'dead', 'unconfirmed') AND o.state = 'sent'))
+      -- Whatever we concluded meanwhile, and whichever attempt is under way: what was accepted is sent.
+      AND ((d.attempt_no = o.no AND d.state IN ('sending', 'ambiguous'))
+           OR (o.state = 'sent' AND d.state NOT IN ('sent', 'delivered', 'bounced', 'failed')))
+    RETURNING d.shard, d.id, d.state
 ), detailed AS (
     -- Evidence was quicker than our own answer: the state stands, the provider's id and the time of sending are kept.
     UPDATE store.deliveries d
@@ -183,7 +190,12 @@ SELECT o.shard, store.new_id(o.shard), o.tenant_id, o.notification_id, o.id, o.n
            'detail', o.detail, 'status', o.status_code, 'state', o.state, 'reason', o.reason, 'due_at', o.due_at,
            'duplicate', CASE WHEN c.state = 'duplicate' THEN true END))
 FROM outcome o
-JOIN closed c ON c.shard = o.shard AND c.delivery_id = o.id AND c.no = o.no;
+JOIN closed c ON c.shard = o.shard AND c.delivery_id = o.id AND c.no = o.no
+UNION ALL
+SELECT o.shard, store.new_id(o.shard), o.tenant_id, o.notification_id, o.id, o.no, 'dead', 'landed',
+       jsonb_build_object('reason', o.reason)
+FROM outcome o
+JOIN moved m ON m.shard = o.shard AND m.id = o.id AND m.state = 'dead';
 
 -- name: unpark
 -- Events that came before we knew their message id can be matched now.
@@ -212,14 +224,16 @@ WHERE provider = %(provider)s
 
 -- name: next_due
 -- When this lane next has something to do: a hint for how long to wait, bounded by the poll.
-SELECT min(due_at)
+SELECT greatest(min(soonest.due_at), (SELECT p.paused_until FROM store.provider_states p WHERE p.provider = %(provider)s))
 FROM (
     (SELECT d.due_at FROM store.deliveries d
      WHERE d.lane = %(lane)s AND NOT (d.failures > 0) AND d.state = 'queued' ORDER BY d.due_at LIMIT 1)
     UNION ALL
     (SELECT d.due_at FROM store.deliveries d
      WHERE d.lane = %(lane)s AND (d.failures > 0) AND d.state = 'queued' ORDER BY d.due_at LIMIT 1)
-) AS soonest;
+) AS soonest
+WHERE EXISTS (SELECT FROM store.regions r WHERE r.name = %(region)s AND r.active)
+HAVING min(soonest.due_at) IS NOT NULL;
 
 -- name: load_templates
 SELECT t.tenant_id, t.template_id, t.version, t.channel, t.subject, t.html, t.text

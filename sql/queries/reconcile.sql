@@ -73,7 +73,7 @@ WITH resolved AS (
     SET state = 'not_sent', detail = r.detail, closed_at = now()
     FROM resolved r
     WHERE a.shard = r.shard AND a.delivery_id = r.id AND a.no = r.no AND a.state = 'ambiguous'
-    RETURNING a.shard, a.delivery_id
+    RETURNING r.*
 ), moved AS (
     UPDATE store.deliveries d
     SET state = r.state,
@@ -82,16 +82,14 @@ WITH resolved AS (
         ended_at = CASE WHEN r.due_at IS NULL THEN now() END,
         failures = d.failures + 1,
         updated_at = now()
-    FROM resolved r
-    JOIN settled s ON s.shard = r.shard AND s.delivery_id = r.id
+    FROM settled r
     WHERE d.shard = r.shard AND d.id = r.id AND d.state = 'ambiguous' AND d.attempt_no = r.no
-    RETURNING d.shard, d.id
+    RETURNING r.*
 )
 INSERT INTO store.events (shard, id, tenant_id, notification_id, delivery_id, attempt_no, kind, source, data)
 SELECT r.shard, store.new_id(r.shard), r.tenant_id, r.notification_id, r.id, r.no, 'resolved_not_sent', 'lookup',
        jsonb_build_object('detail', r.detail, 'state', r.state)
-FROM resolved r
-JOIN moved m ON m.shard = r.shard AND m.id = r.id;
+FROM moved r;
 
 -- name: give_up
 -- No evidence can settle it: a named end, counted and alerted on, which late evidence may still correct.
@@ -105,10 +103,9 @@ WITH given_up AS (
     SET state = 'unconfirmed', reason = g.reason, due_at = NULL, ended_at = now(), updated_at = now()
     FROM given_up g
     WHERE d.shard = g.shard AND d.id = g.id AND d.state = g.state
-    RETURNING d.shard, d.id
+    RETURNING g.*
 )
 INSERT INTO store.events (shard, id, tenant_id, notification_id, delivery_id, attempt_no, kind, source, data)
 SELECT g.shard, store.new_id(g.shard), g.tenant_id, g.notification_id, g.id, g.no, 'unconfirmed', 'landed',
        jsonb_build_object('reason', g.reason, 'detail', g.detail)
-FROM given_up g
-JOIN moved m ON m.shard = g.shard AND m.id = g.id;
+FROM moved g;
