@@ -16,7 +16,7 @@ WITH here AS (
     SELECT d.shard, d.id, d.tenant_id, d.channel, d.address
     FROM store.deliveries d
     WHERE d.lane = %(lane)s
-      AND NOT (d.failures > 0)
+      AND d.failures = 0
       AND d.state = 'queued'
       AND d.due_at <= now()
       AND (SELECT active FROM here)
@@ -28,7 +28,7 @@ WITH here AS (
     SELECT d.shard, d.id, d.tenant_id, d.channel, d.address
     FROM store.deliveries d
     WHERE d.lane = %(lane)s
-      AND (d.failures > 0)
+      AND d.failures > 0
       AND d.state = 'queued'
       AND d.due_at <= now()
       AND (SELECT active FROM here)
@@ -152,7 +152,7 @@ WITH outcome AS MATERIALIZED (
            OR (a.state = 'not_sent' AND o.attempt_state = 'accepted')
            -- Evidence was quicker: the state stands, what we saw ourselves is added, once.
            OR (a.state IN ('accepted', 'duplicate') AND a.content_hash IS NULL AND o.hash IS NOT NULL))
-    RETURNING a.shard, a.delivery_id, a.no, a.state
+    RETURNING o.*, a.state AS settled
 ), moved AS (
     UPDATE store.deliveries d
     SET state = o.state,
@@ -164,14 +164,13 @@ WITH outcome AS MATERIALIZED (
         ended_at = CASE WHEN o.due_at IS NULL THEN now() END,
         provider_message_id = coalesce(o.message_id, d.provider_message_id),
         updated_at = now()
-    FROM outcome o
-    JOIN closed c ON c.shard = o.shard AND c.delivery_id = o.id AND c.no = o.no
+    FROM closed o
     WHERE d.shard = o.shard
       AND d.id = o.id
       -- Whatever we concluded meanwhile, and whichever attempt is under way: what was accepted is sent.
       AND ((d.attempt_no = o.no AND d.state IN ('sending', 'ambiguous'))
            OR (o.state = 'sent' AND d.state NOT IN ('sent', 'delivered', 'bounced', 'failed')))
-    RETURNING d.shard, d.id, d.state
+    RETURNING o.*
 ), detailed AS (
     -- Evidence was quicker than our own answer: the state stands, the provider's id and the time of sending are kept.
     UPDATE store.deliveries d
@@ -188,14 +187,13 @@ INSERT INTO store.events (shard, id, tenant_id, notification_id, delivery_id, at
 SELECT o.shard, store.new_id(o.shard), o.tenant_id, o.notification_id, o.id, o.no, 'attempt_' || o.outcome, 'landed',
        jsonb_strip_nulls(jsonb_build_object(
            'detail', o.detail, 'status', o.status_code, 'state', o.state, 'reason', o.reason, 'due_at', o.due_at,
-           'duplicate', CASE WHEN c.state = 'duplicate' THEN true END))
-FROM outcome o
-JOIN closed c ON c.shard = o.shard AND c.delivery_id = o.id AND c.no = o.no
+           'duplicate', CASE WHEN o.settled = 'duplicate' THEN true END))
+FROM closed o
 UNION ALL
 SELECT o.shard, store.new_id(o.shard), o.tenant_id, o.notification_id, o.id, o.no, 'dead', 'landed',
        jsonb_build_object('reason', o.reason)
-FROM outcome o
-JOIN moved m ON m.shard = o.shard AND m.id = o.id AND m.state = 'dead';
+FROM moved o
+WHERE o.state = 'dead';
 
 -- name: unpark
 -- Events that came before we knew their message id can be matched now.
@@ -227,10 +225,10 @@ WHERE provider = %(provider)s
 SELECT greatest(min(soonest.due_at), (SELECT p.paused_until FROM store.provider_states p WHERE p.provider = %(provider)s))
 FROM (
     (SELECT d.due_at FROM store.deliveries d
-     WHERE d.lane = %(lane)s AND NOT (d.failures > 0) AND d.state = 'queued' ORDER BY d.due_at LIMIT 1)
+     WHERE d.lane = %(lane)s AND d.failures = 0 AND d.state = 'queued' ORDER BY d.due_at LIMIT 1)
     UNION ALL
     (SELECT d.due_at FROM store.deliveries d
-     WHERE d.lane = %(lane)s AND (d.failures > 0) AND d.state = 'queued' ORDER BY d.due_at LIMIT 1)
+     WHERE d.lane = %(lane)s AND d.failures > 0 AND d.state = 'queued' ORDER BY d.due_at LIMIT 1)
 ) AS soonest
 WHERE EXISTS (SELECT FROM store.regions r WHERE r.name = %(region)s AND r.active)
 HAVING min(soonest.due_at) IS NOT NULL;

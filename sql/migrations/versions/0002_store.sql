@@ -373,7 +373,9 @@ COMMENT ON COLUMN store.deliveries.due_at IS
 COMMENT ON COLUMN store.deliveries.failures IS 'Retry budget spent; rate limits, outages of ours and releases cost nothing (R-092)';
 COMMENT ON COLUMN store.deliveries.lane IS 'channel.class.route: the unit of isolation';
 
-CREATE INDEX deliveries_due ON store.deliveries (lane, (failures > 0), due_at) WHERE state = 'queued';
+-- Two, because a claim reads first attempts and retries each from the front of its own queue, whatever their numbers.
+CREATE INDEX deliveries_due_first ON store.deliveries (lane, due_at) WHERE state = 'queued' AND failures = 0;
+CREATE INDEX deliveries_due_retry ON store.deliveries (lane, due_at) WHERE state = 'queued' AND failures > 0;
 CREATE INDEX deliveries_followed ON store.deliveries (due_at) WHERE state IN ('sending', 'sent', 'ambiguous');
 CREATE INDEX deliveries_recipient ON store.deliveries (tenant_id, recipient_id, id);
 CREATE INDEX deliveries_needing_people ON store.deliveries (tenant_id, ended_at) WHERE state IN ('dead', 'unconfirmed');
