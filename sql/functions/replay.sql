@@ -47,6 +47,12 @@ DECLARE
         'category', replay.category, 'provider', replay.provider, 'since', replay.since, 'until', replay.until));
 BEGIN
     PERFORM landed._check_replay(replay.state, replay.max_rows, replay.commit, replay.reason, replay.expires_at);
+    IF replay.commit AND num_nonnulls(replay.delivery_id, replay.tenant, replay.template_id, replay.category,
+                                      replay.provider, replay.since, replay.until) = 0 THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'delivery_id', 'nothing says which deliveries',
+                               'Without a delivery or a filter it would be every dead letter of every tenant.',
+                               'Give delivery_id, or at least one of tenant, template_id, category, provider, since, until.');
+    END IF;
     FOR d IN
         SELECT c.*
         FROM landed._replay_candidates(

@@ -1,10 +1,19 @@
--- The bound on the id prunes all partitions but the last day's.
+-- The bound on the id leaves all partitions alone but the last day's.
 CREATE VIEW reporting.bounce_rate_by_domain AS
-SELECT counted.*,
-       round(bounced / accepted::numeric, 4) AS bounce_rate,
-       round(complained / accepted::numeric, 4) AS complaint_rate
+SELECT t.name AS tenant,
+       c.domain,
+       c.accepted,
+       c.delivered,
+       c.bounced,
+       c.bounced_hard,
+       c.failed,
+       c.unconfirmed,
+       c.waiting,
+       c.complained,
+       round(c.bounced / c.accepted::numeric, 4) AS bounce_rate,
+       round(c.complained / c.accepted::numeric, 4) AS complaint_rate
 FROM (
-    SELECT t.name AS tenant,
+    SELECT d.tenant_id,
            reporting.domain_of(d.channel, d.address) AS domain,
            count(*) AS accepted,
            count(*) FILTER (WHERE d.state = 'delivered') AS delivered,
@@ -15,13 +24,13 @@ FROM (
            count(*) FILTER (WHERE d.state = 'sent') AS waiting,
            count(d.complained_at) AS complained
     FROM store.deliveries d
-    LEFT JOIN store.tenants t ON t.id = d.tenant_id
     WHERE d.id >= store.id_floor(now() - interval '24 hours')
       AND d.channel = 'email'
       AND d.state IN ('sent', 'delivered', 'bounced', 'failed', 'unconfirmed')
       AND d.attempt_no > 0
     GROUP BY 1, 2
-) AS counted;
+) AS c
+LEFT JOIN store.tenants t ON t.id = c.tenant_id;
 
 COMMENT ON VIEW reporting.bounce_rate_by_domain IS
     'Email of the last 24 hours, by when its notification was accepted, and what became of it, by tenant and receiving domain';

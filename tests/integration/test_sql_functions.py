@@ -832,6 +832,8 @@ async def test_two_forced_replays_at_once_send_again_once(dsn):
     ("wrong", "field"),
     [
         ({"commit": True}, "reason"),
+        ({"commit": True, "reason": WHY}, "delivery_id"),
+        ({"commit": True, "reason": WHY, "delivery_id": None}, "delivery_id"),
         ({"state": "queued"}, "state"),
         ({"state": None}, "state"),
         ({"max_rows": 0}, "max_rows"),
