@@ -42,6 +42,8 @@ log = structlog.get_logger()
 RECORD_MAX = 500  # outcomes in one statement
 TEMPLATES_KEPT_MAX = 5000  # versions never change, so they never go stale; a few KB each
 DATABASE_RETRY_SECONDS = 0.5
+RENDER_RETRY_SECONDS = 5.0
+DETAIL_CHARS_MAX = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +103,17 @@ class Dispatcher:
     async def run(self) -> None:
         """Claims and sends until ``stop``; returns when every outcome has been recorded."""
         recorder = asyncio.create_task(self._record_until_stopped())
+        recorder.add_done_callback(lambda _: self.stop())  # a lane that cannot record must not send
         try:
             while not self._stopping:
                 try:
-                    taken = await self._claim_and_start()
+                    pause = 0.0 if await self._claim_and_start() else await self._idle_seconds()
                 except (Unavailable, NotDurable, psycopg.Error) as error:
                     # Nothing of an uncertain commit is sent: its rows are still queued, or their leases run out.
                     log.warning("claim_failed", lane=self.lane.name, error=str(error))
-                    await self._pause(DATABASE_RETRY_SECONDS)
-                    continue
-                if not taken:
-                    await self._pause(await self._idle_seconds())
+                    pause = DATABASE_RETRY_SECONDS
+                if pause:
+                    await self._pause(pause)
         finally:
             self._stopping = True
             while self._tasks:
@@ -129,7 +131,9 @@ class Dispatcher:
         """Until the next row of this lane is due, at most the slow poll; a wake-up ends it sooner."""
         poll = self._settings.worker.poll_seconds
         async with self._db.transaction() as conn:
-            due_at = await store.next_due(conn, lane=self.lane.name)
+            due_at = await store.next_due(
+                conn, lane=self.lane.name, provider=self.lane.provider, region=self._settings.region
+            )
         if due_at is None:
             return poll
         return min(poll, max(0.01, (due_at - datetime.now(UTC)).total_seconds()))
@@ -188,11 +192,13 @@ class Dispatcher:
     async def _send_batch(self, batch: Sequence[Claimed], began: float) -> None:
         try:
             results = await self._render(batch)
-        except (Unavailable, psycopg.Error) as error:
-            # Nothing was sent: the attempts are closed as such, and the rows go back to the queue at no cost.
-            log.warning("render_failed", lane=self.lane.name, error=str(error))
+        except Exception as error:  # whatever it was, nothing was sent: back to the queue, at no cost
+            log.exception("render_failed", lane=self.lane.name, error=type(error).__name__)
+            released = Outcome(
+                OutcomeKind.RELEASED, "could not be rendered just now", retry_after_seconds=RENDER_RETRY_SECONDS
+            )
             for claimed in batch:
-                self._finish(claimed, Outcome(OutcomeKind.RELEASED, "could not be rendered just now"), None)
+                self._finish(claimed, released, None)
             return
         provider = self._providers.get(self.lane.provider)
         for claimed, rendered in zip(batch, results, strict=True):
@@ -303,23 +309,33 @@ class Dispatcher:
                 await self._record(batch)
 
     async def _record(self, batch: Sequence[Finished]) -> None:
-        """Keeps trying while the database is away; if this process ends first, the leases run out."""
         crash_point(Step.BEFORE_RECORD)
         now = datetime.now(UTC)
-        decided = [(f, self._decide(f, now)) for f in batch]
-        give_up_at = time.monotonic() + self._settings.times.retention_seconds
-        if self._stopping:
-            give_up_at = time.monotonic() + self._settings.times.commit_max_seconds
+        await self._write([(finished, self._decide(finished, now)) for finished in batch])
+        crash_point(Step.AFTER_RECORD)
+
+    async def _write(self, decided: Sequence[tuple[Finished, Decision]]) -> None:
+        """Keeps trying while the database is away; if this process ends first, the leases run out."""
+        began = time.monotonic()
         while True:
             try:
-                await self._record_once(decided)
-                crash_point(Step.AFTER_RECORD)
-                return
+                return await self._record_once(decided)
+            except (psycopg.DataError, psycopg.IntegrityError) as error:
+                return await self._write_apart(decided, error)
             except (Unavailable, psycopg.Error) as error:
-                log.warning("record_failed", lane=self.lane.name, outcomes=len(batch), error=str(error))
-                if self._stopping and time.monotonic() > give_up_at:
+                log.warning("record_failed", lane=self.lane.name, outcomes=len(decided), error=str(error))
+                if self._stopping and time.monotonic() - began > self._settings.times.commit_max_seconds:
                     return
                 await asyncio.sleep(DATABASE_RETRY_SECONDS)
+
+    async def _write_apart(self, decided: Sequence[tuple[Finished, Decision]], error: psycopg.Error) -> None:
+        """One outcome that cannot be stored must not keep its neighbours: its own lease runs out, theirs do not."""
+        if len(decided) == 1:
+            log.error("outcome_not_storable", delivery_id=str(decided[0][0].claimed.id), error=str(error))
+            return
+        middle = len(decided) // 2
+        await self._write(decided[:middle])
+        await self._write(decided[middle:])
 
     async def _record_once(self, decided: Sequence[tuple[Finished, Decision]]) -> None:
         records = [_recorded(finished, decision) for finished, decision in decided]
@@ -390,7 +406,7 @@ def _recorded(finished: Finished, decision: Decision) -> Recorded:
         attempt_state=decision.attempt_state,
         outcome=outcome.kind,
         status_code=outcome.status_code,
-        detail=outcome.detail[:500],
+        detail=_storable(outcome.detail),
         message_id=outcome.provider_message_id,
         hash=finished.content_hash.hex() if finished.content_hash else None,
         state=decision.state,
@@ -398,3 +414,8 @@ def _recorded(finished: Finished, decision: Decision) -> Recorded:
         due_at=decision.due_at,
         burns=decision.burns,
     )
+
+
+def _storable(detail: str) -> str:
+    """A template's author may put anything into an error: bounded, valid UTF-8, no NUL."""
+    return detail[:DETAIL_CHARS_MAX].replace("\0", "").encode("utf-8", "replace").decode()

@@ -110,6 +110,7 @@ async def claim(
         {
             "lane": lane,
             "provider": provider,
+            "region": region,
             "claim_max": limit,
             "first_max": max(1, limit - int(limit * retry_share)),
         },
@@ -163,8 +164,8 @@ async def provider_ok(conn: Connection, *, provider: str) -> None:
     await conn.execute(PROVIDER_OK, {"provider": provider})
 
 
-async def next_due(conn: Connection, *, lane: str) -> datetime | None:
-    cursor = await conn.execute(NEXT_DUE, {"lane": lane})
+async def next_due(conn: Connection, *, lane: str, provider: str, region: str) -> datetime | None:
+    cursor = await conn.execute(NEXT_DUE, {"lane": lane, "provider": provider, "region": region})
     row = await cursor.fetchone()
     return None if row is None else row[0]
 

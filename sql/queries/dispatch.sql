@@ -148,10 +148,10 @@ WITH outcome AS MATERIALIZED (
     WHERE a.shard = o.shard
       AND a.delivery_id = o.id
       AND a.no = o.no
+      AND a.content_hash IS NULL  -- what we saw ourselves is recorded once, also when its commit was and seemed not to be
       AND (a.state IN ('open', 'ambiguous')
            OR (a.state = 'not_sent' AND o.attempt_state = 'accepted')
-           -- Evidence was quicker: the state stands, what we saw ourselves is added, once.
-           OR (a.state IN ('accepted', 'duplicate') AND a.content_hash IS NULL AND o.hash IS NOT NULL))
+           OR (a.state IN ('accepted', 'duplicate') AND o.hash IS NOT NULL))  -- evidence was quicker: its state stands
     RETURNING o.*, a.state AS settled
 ), moved AS (
     UPDATE store.deliveries d

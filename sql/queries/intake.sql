@@ -39,18 +39,26 @@ WITH planned AS MATERIALIZED (
       AND n.id = p.id
     RETURNING n.shard, n.id, n.tenant_id, n.recipient_id, n.category, n.class, n.template_id, n.template_version,
               n.expires_at, p.deliveries
+), born AS (
+    INSERT INTO store.deliveries
+        (shard, id, notification_id, tenant_id, recipient_id, category, class, channel, lane, address, sender, reply_to,
+         template_id, template_version, state, reason, due_at, ended_at, expires_at)
+    SELECT m.shard, store.new_child_id(m.id), m.id, m.tenant_id, m.recipient_id, m.category, m.class, d.channel, d.lane,
+           d.address, coalesce(c.sender, t.sender), coalesce(c.reply_to, t.reply_to), m.template_id, m.template_version,
+           d.state, d.reason,
+           CASE WHEN d.state = 'queued' THEN now() END,
+           CASE WHEN d.state <> 'queued' THEN now() END,
+           m.expires_at
+    FROM marked m
+    CROSS JOIN LATERAL json_to_recordset(m.deliveries)
+        AS d(channel text, lane text, address text, state text, reason text)
+    JOIN store.tenants t ON t.id = m.tenant_id
+    LEFT JOIN store.categories c ON c.tenant_id = m.tenant_id AND c.name = m.category
+    RETURNING shard, id, tenant_id, notification_id, state, reason
 )
-INSERT INTO store.deliveries
-    (shard, id, notification_id, tenant_id, recipient_id, category, class, channel, lane, address, sender, reply_to,
-     template_id, template_version, state, reason, due_at, ended_at, expires_at)
-SELECT m.shard, store.new_child_id(m.id), m.id, m.tenant_id, m.recipient_id, m.category, m.class, d.channel, d.lane,
-       d.address, coalesce(c.sender, t.sender), coalesce(c.reply_to, t.reply_to), m.template_id, m.template_version,
-       d.state, d.reason,
-       CASE WHEN d.state = 'queued' THEN now() END,
-       CASE WHEN d.state <> 'queued' THEN now() END,
-       m.expires_at
-FROM marked m
-CROSS JOIN LATERAL json_to_recordset(m.deliveries)
-    AS d(channel text, lane text, address text, state text, reason text)
-JOIN store.tenants t ON t.id = m.tenant_id
-LEFT JOIN store.categories c ON c.tenant_id = m.tenant_id AND c.name = m.category;
+-- What the rules refuse ends at its birth: that is told like any other end (R-131).
+INSERT INTO store.events (shard, id, tenant_id, notification_id, delivery_id, kind, source, data)
+SELECT b.shard, store.new_id(b.shard), b.tenant_id, b.notification_id, b.id, b.state, 'landed',
+       jsonb_build_object('reason', b.reason)
+FROM born b
+WHERE b.state <> 'queued';

@@ -1,0 +1,575 @@
+"""dispatch: from claim to record, against a real database, a real renderer and a real HTTP provider."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from app.db import Database
+from app.domain.models import NotificationClass, Outcome, OutcomeKind
+from app.flows.dispatch import Dispatcher, Finished, Lane, _recorded
+from app.providers.accounts import ProviderSet
+from app.providers.transport import Transport
+from app.rendering.pool import RenderPool
+from app.settings import Settings
+from app.store import dispatch as store
+from app.store.dispatch import Claimed
+from tests.factories import make_delivery, make_notification, make_template, make_tenant
+from tests.sandbox_process import SandboxProcess
+
+K = OutcomeKind
+LANE = "email.transactional.default"
+PATIENCE_SECONDS = 30
+
+
+# -- one session and one statement at a time -----------------------------------------------------------------
+
+
+async def connect(dsn: str, **options: Any) -> psycopg.AsyncConnection:
+    return await psycopg.AsyncConnection.connect(dsn, application_name="landed tests", **options)
+
+
+@pytest.fixture
+async def seed(dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
+    """A session whose every statement commits."""
+    async with await connect(dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def worker(dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
+    """A session that claims and records."""
+    async with await connect(dsn) as connection:
+        yield connection
+
+
+async def rows(conn: psycopg.AsyncConnection, statement: str, *parameters: Any) -> list[dict[str, Any]]:
+    async with conn.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(statement, parameters)
+        return await cursor.fetchall()
+
+
+async def row(conn: psycopg.AsyncConnection, statement: str, *parameters: Any) -> dict[str, Any]:
+    [only] = await rows(conn, statement, *parameters)
+    return only
+
+
+async def delivery_row(conn: psycopg.AsyncConnection, delivery: Any) -> dict[str, Any]:
+    return await row(conn, "SELECT * FROM store.deliveries WHERE id = %s", delivery.id)
+
+
+async def kinds(conn: psycopg.AsyncConnection, delivery: Any) -> list[str]:
+    found = await rows(conn, "SELECT kind FROM store.events WHERE delivery_id = %s ORDER BY id", delivery.id)
+    return [event["kind"] for event in found]
+
+
+async def attempt_states(conn: psycopg.AsyncConnection, delivery: Any) -> list[str]:
+    found = await rows(
+        conn, "SELECT state FROM store.attempts WHERE delivery_id = %s ORDER BY no", delivery.id
+    )
+    return [attempt["state"] for attempt in found]
+
+
+async def claim(conn: psycopg.AsyncConnection, **overrides: Any) -> tuple[int, list[Claimed]]:
+    given = {
+        "lane": LANE,
+        "provider": "mailgun",
+        "region": "local",
+        "worker_id": uuid4(),
+        "limit": 10,
+        "retry_share": 0.25,
+        "lease_seconds": 60.0,
+    }
+    return await store.claim(conn, **given | overrides)
+
+
+async def claimed(conn: psycopg.AsyncConnection) -> Claimed:
+    _, [only] = await claim(conn)
+    await conn.commit()
+    return only
+
+
+async def record(
+    conn: psycopg.AsyncConnection, dispatcher: Dispatcher, *ends: tuple[Claimed, Outcome]
+) -> None:
+    now = datetime.now(UTC)
+    finished = [Finished(one, outcome, b"hash") for one, outcome in ends]
+    await store.record_outcomes(conn, [_recorded(f, dispatcher._decide(f, now)) for f in finished])
+    await conn.commit()
+
+
+ACCEPTED = Outcome(K.ACCEPTED, "queued", 200, provider_message_id="m-1@example.com")
+REFUSED_CONNECTION = Outcome(K.TRANSIENT, "connection refused")
+
+
+@pytest.fixture
+def decider(dsn: str) -> Dispatcher:
+    """Only what turns outcomes into decisions; it is never run."""
+    return make_dispatcher(Database(dsn, name="unused"), mail_settings("http://127.0.0.1:9"), None, None)  # type: ignore[arg-type]
+
+
+# -- claiming ------------------------------------------------------------------------------------------------
+
+
+async def test_a_claim_writes_the_intent_before_anything_is_sent(seed, worker):
+    delivery = await make_delivery(seed)
+    one = await claimed(worker)
+    assert (one.id, one.attempt_no, one.variables) == (delivery.id, 1, {"order_id": "A-1"})
+    attempt = await row(seed, "SELECT state, epoch, region, provider FROM store.attempts")
+    assert attempt == {"state": "open", "epoch": 1, "region": "local", "provider": "mailgun"}
+    after = await delivery_row(seed, delivery)
+    assert (after["state"], after["attempt_no"]) == ("sending", 1)
+    assert after["due_at"] > datetime.now(UTC) + timedelta(seconds=50)
+
+
+async def test_two_workers_never_claim_one_delivery(dsn, seed, worker):
+    await make_delivery(seed)
+    await claim(worker)
+    async with await connect(dsn) as other:
+        assert await claim(other) == (0, [])
+    await worker.commit()
+    assert await claim(worker) == (0, [])
+
+
+async def test_an_attempt_opens_only_in_the_active_region_and_under_its_epoch(seed, worker):
+    await make_delivery(seed)
+    await seed.execute("INSERT INTO store.regions (name) VALUES ('eu-west')")
+    assert await claim(worker, region="eu-west") == (0, [])
+    assert await store.next_due(worker, lane=LANE, provider="mailgun", region="eu-west") is None
+    await seed.execute("UPDATE store.regions SET active = false WHERE name = 'local'")
+    await seed.execute("UPDATE store.regions SET active = true, epoch = 2 WHERE name = 'eu-west'")
+    assert await claim(worker) == (0, [])
+    await claim(worker, region="eu-west")
+    await worker.commit()
+    assert await row(seed, "SELECT epoch, region FROM store.attempts") == {"epoch": 2, "region": "eu-west"}
+
+
+async def test_retries_never_starve_first_attempts_and_fill_what_they_leave(seed, worker):
+    tenant = await make_tenant(seed)
+    long_ago = datetime.now(UTC) - timedelta(hours=1)
+    for _ in range(12):
+        await make_delivery(seed, tenant_id=tenant.id, failures=1, reason="retry", due_at=long_ago)
+        await make_delivery(seed, tenant_id=tenant.id)
+    _, taken = await claim(worker, limit=8)
+    assert [one.failures for one in taken].count(0) == 6
+    assert len(taken) == 8
+    _, taken = await claim(worker, limit=8)
+    assert [one.failures for one in taken].count(0) == 6
+    _, taken = await claim(worker, limit=8)
+    assert [one.failures for one in taken] == [1] * 8
+
+
+async def test_what_expired_while_it_waited_ends_by_name_and_is_not_sent(seed, worker):
+    past = datetime.now(UTC) - timedelta(seconds=1)
+    delivery = await make_delivery(seed, expires_at=past)
+    assert await claim(worker) == (1, [])
+    await worker.commit()
+    after = await delivery_row(seed, delivery)
+    assert (after["state"], after["reason"]) == ("expired", "expired")
+    assert await kinds(seed, delivery) == ["expired"]
+    assert await attempt_states(seed, delivery) == []
+
+
+async def test_a_paused_provider_is_left_alone_while_what_expires_still_ends(seed, worker):
+    tenant = await make_tenant(seed)
+    waiting = await make_delivery(seed, tenant_id=tenant.id)
+    over = await make_delivery(
+        seed, tenant_id=tenant.id, expires_at=datetime.now(UTC) - timedelta(seconds=1), reason="unauthorized"
+    )
+    await store.pause_provider(
+        worker, provider="mailgun", status="unauthorized", detail="", seconds=60, hits=1
+    )
+    assert await claim(worker) == (1, [])
+    due = await store.next_due(worker, lane=LANE, provider="mailgun", region="local")
+    await worker.commit()
+    assert due is not None
+    assert due > datetime.now(UTC) + timedelta(seconds=50), "nothing is due before the pause is over"
+    assert (await delivery_row(seed, over))["state"] == "expired"
+    assert (await delivery_row(seed, waiting))["state"] == "queued"
+
+
+# -- suppression against the claim (I11): named steps on two connections -------------------------------------
+
+
+async def blocked(conn: psycopg.AsyncConnection, pid: int) -> None:
+    """Waits until the session of that pid waits for a lock."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not await rows(conn, "SELECT FROM pg_locks WHERE pid = %s AND NOT granted", pid):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_an_opt_out_that_came_first_stops_a_claim_that_had_to_wait_for_it(dsn, seed, worker):
+    delivery = await make_delivery(seed, address="Ann@example.com")
+    tenant = await row(seed, "SELECT name FROM store.tenants")
+    async with await connect(dsn) as recipient:
+        await recipient.execute(
+            "SELECT landed.suppress(%s, 'email', 'ann@EXAMPLE.com', 'asked')", (tenant["name"],)
+        )
+        claiming = asyncio.create_task(claim(worker))
+        await blocked(seed, worker.info.backend_pid)
+        await recipient.commit()
+    assert await claiming == (1, [])
+    await worker.commit()
+    after = await delivery_row(seed, delivery)
+    assert (after["state"], after["reason"]) == ("suppressed", "suppressed:manual")
+    assert await attempt_states(seed, delivery) == []
+    assert await kinds(seed, delivery) == ["suppressed"]
+
+
+async def test_an_opt_out_waits_for_the_claim_that_came_first_and_stops_every_later_one(
+    dsn, seed, worker, decider
+):
+    delivery = await make_delivery(seed)
+    tenant = await row(seed, "SELECT name FROM store.tenants")
+    _, [one] = await claim(worker)
+    async with await connect(dsn) as recipient:
+        opting_out = asyncio.create_task(
+            recipient.execute(
+                "SELECT landed.suppress(%s, 'email', %s, 'asked')", (tenant["name"], delivery.address)
+            )
+        )
+        await blocked(seed, recipient.info.backend_pid)
+        await worker.commit()
+        await opting_out
+        await recipient.commit()
+    await record(worker, decider, (one, Outcome(K.RELEASED, "shutting down")))
+    assert await claim(worker) == (1, [])
+    await worker.commit()
+    assert (await delivery_row(seed, delivery))["state"] == "suppressed"
+    assert await attempt_states(seed, delivery) == ["not_sent"]
+
+
+@pytest.mark.parametrize(("scope", "stopped"), [("same", True), ("all", True), ("another", False)])
+async def test_an_opt_out_covers_its_category_or_all(seed, worker, scope, stopped):
+    delivery = await make_delivery(seed)
+    await seed.execute(
+        "INSERT INTO store.suppressions (tenant_id, channel, address, scope, reason, source) "
+        "VALUES (%s, 'email', %s, %s, 'unsubscribe', 'recipient')",
+        (delivery.tenant_id, delivery.address, {"same": delivery.category}.get(scope, scope)),
+    )
+    _, taken = await claim(worker)
+    assert bool(taken) is not stopped
+
+
+# -- recording -----------------------------------------------------------------------------------------------
+
+
+async def test_an_outcome_recorded_twice_counts_once(seed, worker, decider):
+    delivery = await make_delivery(seed)
+    one = await claimed(worker)
+    for outcome in (Outcome(K.UNKNOWN, "timeout"), Outcome(K.UNKNOWN, "timeout")):
+        await record(worker, decider, (one, outcome))
+    assert await kinds(seed, delivery) == ["attempt_unknown"]
+    assert (await delivery_row(seed, delivery))["state"] == "ambiguous"
+
+
+async def test_a_spent_budget_ends_in_the_dead_letters(seed, worker, decider):
+    delivery = await make_delivery(seed, failures=4, reason="retry")
+    await record(worker, decider, (await claimed(worker), REFUSED_CONNECTION))
+    letter = await row(seed, "SELECT delivery_id, reason, last_outcome FROM reporting.dead_letters")
+    assert letter == {"delivery_id": delivery.id, "reason": "retries_exhausted", "last_outcome": "transient"}
+    assert await kinds(seed, delivery) == ["attempt_transient", "dead"]
+
+
+@pytest.mark.parametrize("kind", [K.RATE_LIMITED, K.UNAUTHORIZED, K.RELEASED])
+async def test_what_is_not_the_messages_fault_burns_no_budget(seed, worker, decider, kind):
+    delivery = await make_delivery(seed, failures=4, reason="retry")
+    await record(worker, decider, (await claimed(worker), Outcome(kind, "not now")))
+    after = await delivery_row(seed, delivery)
+    assert (after["state"], after["reason"], after["failures"]) == ("queued", str(kind), 4)
+
+
+# A worker that was away for longer than its lease, and what it knows when it comes back.
+MEANWHILE = {
+    "looked up and queued again": ("queued", "not_sent"),
+    "expired": ("expired", "not_sent"),
+    "cancelled": ("cancelled", "not_sent"),
+    "dead": ("dead", "not_sent"),
+    "given up": ("unconfirmed", "ambiguous"),
+    "its lease ran out": ("ambiguous", "ambiguous"),
+}
+
+
+@pytest.mark.parametrize("meanwhile", MEANWHILE)
+async def test_an_acceptance_that_is_recorded_late_is_believed(seed, worker, decider, meanwhile):
+    state, attempt_state = MEANWHILE[meanwhile]
+    delivery = await make_delivery(seed)
+    one = await claimed(worker)
+    live = state in ("queued", "ambiguous")
+    await seed.execute(
+        "UPDATE store.deliveries SET state = %s, reason = 'meanwhile', lease_owner = NULL, "
+        "due_at = CASE WHEN %s THEN now() END, ended_at = CASE WHEN NOT %s THEN now() END",
+        (state, live, live),
+    )
+    await seed.execute(
+        "UPDATE store.attempts SET state = %s, outcome = 'unknown', "
+        "closed_at = CASE WHEN %s = 'not_sent' THEN now() END",
+        (attempt_state, attempt_state),
+    )
+    await record(worker, decider, (one, ACCEPTED))
+    after = await delivery_row(seed, delivery)
+    assert (after["state"], after["ended_at"], after["reason"]) == ("sent", None, None)
+    assert await attempt_states(seed, delivery) == ["accepted"]
+    assert await claim(worker) == (0, []), "what was accepted is never sent again"
+
+
+async def reopened(seed: psycopg.AsyncConnection, worker: psycopg.AsyncConnection) -> tuple[Claimed, Claimed]:
+    """Two attempts of one delivery: the first was taken for not sent, the second is under way."""
+    await make_delivery(seed)
+    first = await claimed(worker)
+    await seed.execute("UPDATE store.attempts SET state = 'not_sent', outcome = 'unknown', closed_at = now()")
+    await seed.execute("UPDATE store.deliveries SET state = 'queued', lease_owner = NULL, due_at = now()")
+    return first, await claimed(worker)
+
+
+@pytest.mark.parametrize("second_ends", [REFUSED_CONNECTION, Outcome(K.UNKNOWN, "timeout"), ACCEPTED])
+async def test_an_acceptance_beside_another_attempt_stops_further_ones_and_shows(
+    seed, worker, decider, second_ends
+):
+    first, second = await reopened(seed, worker)
+    await record(worker, decider, (first, ACCEPTED))
+    assert (await delivery_row(seed, first))["state"] == "sent"
+    await record(worker, decider, (second, second_ends))
+    assert (await delivery_row(seed, first))["state"] == "sent"
+    assert await claim(worker) == (0, [])
+    if second_ends.kind == K.ACCEPTED:
+        assert await attempt_states(seed, first) == ["accepted", "duplicate"]
+        shown = await rows(
+            seed, "SELECT attempt_no FROM reporting.timeline WHERE (data ->> 'duplicate')::boolean"
+        )
+        assert [event["attempt_no"] for event in shown] == [2]
+
+
+async def test_what_we_saw_ourselves_is_kept_beside_evidence_that_was_quicker(seed, worker, decider):
+    delivery = await make_delivery(seed)
+    one = await claimed(worker)
+    await seed.execute(
+        "UPDATE store.attempts SET state = 'accepted', outcome = 'unknown', closed_at = now(), "
+        "detail = 'settled by evidence'"
+    )
+    await seed.execute(
+        "UPDATE store.deliveries SET state = 'sent', lease_owner = NULL, sent_at = now(), due_at = now()"
+    )
+    for _ in range(2):
+        await record(worker, decider, (one, Outcome(K.UNKNOWN, "no answer within 10 s")))
+    attempt = await row(
+        seed, "SELECT state, outcome, detail, closed_at IS NOT NULL AS closed FROM store.attempts"
+    )
+    assert attempt == {
+        "state": "accepted",
+        "outcome": "unknown",
+        "detail": "no answer within 10 s",
+        "closed": True,
+    }
+    assert await kinds(seed, delivery) == ["attempt_unknown"]
+    assert (await delivery_row(seed, delivery))["state"] == "sent"
+
+
+# -- a lane at work ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxProcess]:
+    with SandboxProcess(tmp_path_factory.mktemp("sandbox") / "ledger.jsonl", hold_seconds=5) as process:
+        yield process
+
+
+def mail_settings(url: str, **changes: Any) -> Settings:
+    account = {
+        "adapter": "mailgun",
+        "domain": SandboxProcess.domain,
+        "api_key": SandboxProcess.api_key,
+        "webhook_signing_key": SandboxProcess.signing_key,
+        "base_url": url,
+    }
+    return Settings(providers={"mailgun": account}, routes={"email": ("mailgun",)}, **changes)
+
+
+def make_dispatcher(
+    db: Database, settings: Settings, transport: Transport, renderer: RenderPool
+) -> Dispatcher:
+    return Dispatcher(
+        Lane(LANE, "email", NotificationClass.TRANSACTIONAL, "mailgun"),
+        db=db,
+        providers=ProviderSet(settings.providers),
+        transport=transport,
+        renderer=renderer,
+        settings=settings,
+        worker_id=uuid4(),
+        signing_key=b"key",
+    )
+
+
+@contextlib.asynccontextmanager
+async def working(dsn: str, settings: Settings) -> AsyncIterator[tuple[Dispatcher, asyncio.Task[None]]]:
+    """A lane at work; stopped, and waited for, at the end."""
+    renderer = RenderPool()
+    await renderer.start()
+    try:
+        async with Database(dsn, name="landed tests") as db, Transport() as transport:
+            dispatcher = make_dispatcher(db, settings, transport, renderer)
+            running = asyncio.create_task(dispatcher.run())
+            try:
+                yield dispatcher, running
+            finally:
+                dispatcher.stop()
+                await running
+    finally:
+        await renderer.stop()
+
+
+async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not (value := await condition()):  # noqa: ASYNC110 - the condition lies in the database
+            await asyncio.sleep(0.01)
+        return value
+
+
+async def ended(conn: psycopg.AsyncConnection, delivery: Any, state: str) -> Any:
+    async def found() -> Any:
+        after = await delivery_row(conn, delivery)
+        return after if after["state"] == state else None
+
+    return await until(found)
+
+
+def calls(sandbox: SandboxProcess, delivery: Any) -> int:
+    return len(sandbox.ledger(kind="accepted", landed_delivery=str(delivery.id)))
+
+
+async def test_a_lane_sends_what_is_due_and_records_what_came_of_it(dsn, seed, sandbox):
+    delivery = await make_delivery(seed, sender="Shop <shop@example.com>")
+    async with working(dsn, mail_settings(sandbox.url)):
+        after = await ended(seed, delivery, "sent")
+    attempt = await row(seed, "SELECT state, outcome, status_code, content_hash FROM store.attempts")
+    assert (attempt["state"], attempt["outcome"], attempt["status_code"]) == ("accepted", "accepted", 200)
+    assert attempt["content_hash"]
+    assert after["provider_message_id"] == f"{delivery.id}.1@{sandbox.domain}"
+    assert calls(sandbox, delivery) == 1
+
+
+async def test_what_had_not_begun_when_the_worker_was_told_to_stop_is_given_back(dsn, seed, sandbox):
+    delivery = await make_delivery(seed, sender="Shop <shop@example.com>")
+    async with (
+        await connect(dsn) as migration,
+        working(dsn, mail_settings(sandbox.url)) as (dispatcher, running),
+    ):
+        await migration.execute("LOCK TABLE store.templates")  # rendering waits, so nothing can be called yet
+        await ended(seed, delivery, "sending")
+        dispatcher.stop()
+        await migration.rollback()
+        await running
+    after = await delivery_row(seed, delivery)
+    assert (after["state"], after["reason"], after["failures"]) == ("queued", "released", 0)
+    assert await kinds(seed, delivery) == ["attempt_released"]
+    assert calls(sandbox, delivery) == 0
+
+
+async def test_a_call_that_comes_too_late_after_its_intent_is_not_made(dsn, seed, sandbox):
+    delivery = await make_delivery(seed, sender="Shop <shop@example.com>")
+    async with working(dsn, mail_settings(sandbox.url, times={"gate_seconds": 1e-6})):
+        await until(lambda: kinds(seed, delivery))
+    assert set(await kinds(seed, delivery)) == {"attempt_released"}
+    assert calls(sandbox, delivery) == 0
+
+
+async def test_a_call_under_way_is_finished_before_the_worker_stops(dsn, seed, sandbox):
+    delivery = await make_delivery(
+        seed, sender="Shop <shop@example.com>", address="timeout-after-accept@example.com"
+    )
+    times = {"send_seconds": 1.0}
+    async with working(dsn, mail_settings(sandbox.url, times=times)) as (dispatcher, running):
+        await until(lambda: asyncio.to_thread(calls, sandbox, delivery))
+        dispatcher.stop()
+        await running
+    after = await delivery_row(seed, delivery)
+    assert (after["state"], after["reason"]) == ("ambiguous", "outcome_unknown")
+
+
+async def test_unauthorized_pauses_the_provider_and_burns_nothing(dsn, seed, sandbox):
+    tenant = await make_tenant(seed)
+    address = f"unauthorized+{uuid4().hex}@example.com"
+    refused = await make_delivery(
+        seed, tenant_id=tenant.id, sender="Shop <shop@example.com>", address=address
+    )
+    async with working(dsn, mail_settings(sandbox.url)):
+        await until(lambda: kinds(seed, refused))
+        later = await make_delivery(seed, tenant_id=tenant.id, sender="Shop <shop@example.com>")
+        shown = await row(seed, "SELECT status, paused_until > now() AS paused FROM reporting.providers")
+    after = await delivery_row(seed, refused)
+    assert (after["state"], after["reason"], after["failures"]) == ("queued", "unauthorized", 0)
+    assert shown == {"status": "unauthorized", "paused": True}
+    assert (await delivery_row(seed, later))["attempt_no"] == 0
+
+
+async def test_a_connection_refused_is_retried_and_certainly_not_sent(dsn, seed):
+    delivery = await make_delivery(seed, sender="Shop <shop@example.com>")
+    async with working(dsn, mail_settings("http://127.0.0.1:9")):
+        await until(lambda: kinds(seed, delivery))
+    after = await delivery_row(seed, delivery)
+    assert (after["state"], after["reason"], after["failures"]) == ("queued", "retry", 1)
+    assert await attempt_states(seed, delivery) == ["not_sent"]
+
+
+async def test_an_address_the_provider_refuses_outright_is_suppressed(dsn, seed, sandbox):
+    delivery = await make_delivery(
+        seed, sender="Shop <shop@example.com>", address="invalid-address@example.com"
+    )
+    async with working(dsn, mail_settings(sandbox.url)):
+        after = await ended(seed, delivery, "failed")
+    assert after["reason"] == "recipient_invalid"
+    found = await row(seed, "SELECT address, reason, delivery_id FROM store.suppressions")
+    assert found == {
+        "address": "invalid-address@example.com",
+        "reason": "hard_bounce",
+        "delivery_id": delivery.id,
+    }
+
+
+POISONS = {
+    "raises": "{{ 1 // 0 }}",
+    "asks for a file named NUL": "{% include '\\x00' %}",
+    "names a lone surrogate": "{% include '\\ud800' %}",
+    "reaches for what it may not": "{{ ''.__class__.__mro__ }}",
+}
+
+
+@pytest.mark.parametrize("poison", POISONS)
+async def test_a_poison_template_ends_its_own_delivery_and_no_other(dsn, seed, sandbox, poison):
+    tenant = await make_tenant(seed)
+    await make_template(seed, tenant_id=tenant.id, template_id="poison", text=POISONS[poison])
+    bad = await make_notification(seed, tenant_id=tenant.id, template_id="poison", state="planned")
+    victim = await make_delivery(seed, notification=bad, sender="Shop <shop@example.com>")
+    neighbour = await make_delivery(seed, tenant_id=tenant.id, sender="Shop <shop@example.com>")
+    async with working(dsn, mail_settings(sandbox.url)):
+        await ended(seed, neighbour, "sent")
+        after = await ended(seed, victim, "dead")
+    assert after["reason"] == "render_failed"
+    assert calls(sandbox, victim) == 0
+
+
+async def test_an_outcome_the_database_refuses_costs_its_neighbours_nothing(dsn, seed, worker):
+    """No adapter makes such a message id; should one ever, the lane must go on."""
+    tenant = await make_tenant(seed)
+    for _ in range(3):
+        await make_delivery(seed, tenant_id=tenant.id)
+    _, batch = await claim(worker)
+    await worker.commit()
+    async with Database(dsn, name="landed tests") as db:
+        dispatcher = make_dispatcher(db, mail_settings("http://127.0.0.1:9"), None, None)  # type: ignore[arg-type]
+        poison = replace(ACCEPTED, provider_message_id="\0")
+        outcomes = [ACCEPTED, poison, ACCEPTED]
+        await dispatcher._record([Finished(one, o, b"hash") for one, o in zip(batch, outcomes, strict=True)])
+    states = [(await delivery_row(seed, one))["state"] for one in batch]
+    assert states == ["sent", "sending", "sent"], (
+        "the one in the middle is for reconcile, once its lease is over"
+    )
