@@ -36,7 +36,7 @@ LEFT JOIN store.tenants t ON t.id = d.tenant_id;
 
 COMMENT ON VIEW reporting.deliveries IS
     'One row per delivery: one notification on one channel to one address. By delivery_id it reads one partition; bound '
-    'everything else by created_at and delivery_id (store.id_floor) or by tenant and recipient_id';
+    'anything else by delivery_id >= reporting.id_floor(...), or by tenant and recipient_id';
 COMMENT ON COLUMN reporting.deliveries.delivery_id IS 'Id of the delivery; it begins with the time its notification was accepted';
 COMMENT ON COLUMN reporting.deliveries.notification_id IS 'The notification it belongs to';
 COMMENT ON COLUMN reporting.deliveries.tenant IS 'Whose notification it is';

@@ -385,3 +385,13 @@ async def test_webhook_refusals_are_counted_by_day(conn):
     await conn.execute("INSERT INTO store.webhook_refusals (provider, reason) VALUES ('mailgun', 'forged')")
     (row,) = await view(conn, "webhook_refusals")
     assert (row["provider"], row["reason"], row["refusals"]) == ("mailgun", "forged", 1)
+
+
+EXAMPLES = re.findall(r"^```sql\n(SELECT.*?)```", DOCS.read_text(), flags=re.M | re.S)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
+async def test_the_documented_queries_run_for_a_reporter(conn, example):
+    await conn.execute("SET LOCAL ROLE landed_reporter")
+    await conn.execute(example)
+    await conn.execute("RESET ROLE")

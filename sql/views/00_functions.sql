@@ -13,3 +13,9 @@ RETURN CASE
     ELSE '…' || right(address, least(4, length(address) / 2))
 END;
 COMMENT ON FUNCTION reporting.masked_address IS 'An address that can be told from others and not be written to: b…@example.com';
+
+CREATE FUNCTION reporting.id_floor(at timestamptz) RETURNS uuid
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN store.id_floor(at);
+COMMENT ON FUNCTION reporting.id_floor IS
+    'The smallest id that could have been made at this time: a bound on ids leaves the partitions of other days alone';
