@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
@@ -1042,3 +1044,25 @@ async def test_rendered_tells_what_the_accepted_attempt_was_made_from(conn):
     assert (row["attempt_no"], row["content_hash"]) == (1, b"\x01" * 32)
     assert (row["template_id"], row["template_version"]) == (d.template_id, 1)
     assert (row["variables"], row["address"]) == ({"order_id": "A-1"}, d.address)
+
+
+# -- the documentation ---------------------------------------------------------------------------------------
+
+REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "sql.md"
+
+
+async def test_the_reference_gives_every_public_function_with_its_arguments(conn):
+    rows = await fetch(
+        conn,
+        "SELECT proname, proargnames[:pronargs] AS arguments FROM pg_proc"
+        " WHERE pronamespace = 'landed'::regnamespace AND proname NOT LIKE '\\_%%' AND proname <> 'accept'",
+    )
+    documented = {
+        name: [line.split()[0] for line in arguments.split(",") if line.split()]
+        for name, arguments in re.findall(
+            r"^landed\.(\w+)\((.*?)\)(?:$|\n| RETURNS)",
+            "\n".join(re.findall(r"```sql\n(.*?)```", REFERENCE.read_text(), flags=re.S)),
+            flags=re.M | re.S,
+        )
+    }
+    assert documented == {row["proname"]: row["arguments"] for row in rows}
