@@ -558,18 +558,20 @@ async def test_a_poison_template_ends_its_own_delivery_and_no_other(dsn, seed, s
 
 
 async def test_an_outcome_the_database_refuses_costs_its_neighbours_nothing(dsn, seed, worker):
-    """No adapter makes such a message id; should one ever, the lane must go on."""
+    """No adapter makes such values; should one ever, the lane must go on."""
     tenant = await make_tenant(seed)
     for _ in range(3):
         await make_delivery(seed, tenant_id=tenant.id)
     _, batch = await claim(worker)
     await worker.commit()
+    odd_words = Outcome(K.UNKNOWN, "said \0 and \ud800")
+    odd_id = replace(ACCEPTED, provider_message_id="\0")
     async with Database(dsn, name="landed tests") as db:
         dispatcher = make_dispatcher(db, mail_settings("http://127.0.0.1:9"), None, None)  # type: ignore[arg-type]
-        poison = replace(ACCEPTED, provider_message_id="\0")
-        outcomes = [ACCEPTED, poison, ACCEPTED]
-        await dispatcher._record([Finished(one, o, b"hash") for one, o in zip(batch, outcomes, strict=True)])
+        outcomes = zip(batch, [odd_words, odd_id, ACCEPTED], strict=True)
+        await dispatcher._record([Finished(one, outcome, b"hash") for one, outcome in outcomes])
     states = [(await delivery_row(seed, one))["state"] for one in batch]
-    assert states == ["sent", "sending", "sent"], (
-        "the one in the middle is for reconcile, once its lease is over"
-    )
+    assert states == ["ambiguous", "sending", "sent"], "the second waits for its lease to run out"
+    assert (await row(seed, "SELECT detail FROM store.attempts WHERE state = 'ambiguous'"))[
+        "detail"
+    ] == "said  and ?"
