@@ -1,7 +1,8 @@
 """The smallest provider there can be: answers every POST as Mailgun does, and counts. The far side of the drain.
 
 It parses no more HTTP than it must, so that a benchmark measures the sender. ``python -m app.bench.sink --port N``
-prints ``ready`` and serves until it is ended; ``GET /count`` answers how many messages came in.
+prints ``ready`` and serves until it is ended. ``GET /`` answers how many messages came in; with ``--track``, also when
+each delivery's first byte did (Unix seconds).
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import re
-from typing import cast
+import time
+from typing import ClassVar, cast
 
+import msgspec
 import uvloop
 
 LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
+DELIVERY = re.compile(rb"v(?:%3A|:)landed_delivery=([0-9a-f-]{36})")
 ACCEPTED = b'{"id":"<sink@sandbox.landed.test>","message":"Queued. Thank you."}'
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
 ANSWER = HEAD % (len(ACCEPTED), ACCEPTED)
@@ -21,6 +25,8 @@ ANSWER = HEAD % (len(ACCEPTED), ACCEPTED)
 
 class Sink(asyncio.Protocol):
     accepted = 0
+    tracking = False
+    arrivals: ClassVar[dict[str, float]] = {}
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -32,22 +38,23 @@ class Sink(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
-            head = self._buffer[:end]
-            match = LENGTH.search(head)
+            match = LENGTH.search(self._buffer, 0, end + 2)
             size = end + 4 + (int(match[1]) if match else 0)
             if len(self._buffer) < size:
                 return
-            self._buffer = self._buffer[size:]
-            self._answer(head)
+            message, self._buffer = self._buffer[:size], self._buffer[size:]
+            self._answer(message)
 
-    def _answer(self, head: bytes) -> None:
+    def _answer(self, message: bytes) -> None:
         assert self._transport is not None
-        if head.startswith(b"POST "):
+        if message.startswith(b"POST "):
             Sink.accepted += 1
+            if Sink.tracking and (match := DELIVERY.search(message)):
+                Sink.arrivals.setdefault(match[1].decode(), time.time())
             self._transport.write(ANSWER)
         else:
-            count = b'{"accepted":%d}' % Sink.accepted
-            self._transport.write(HEAD % (len(count), count))
+            counted = msgspec.json.encode({"accepted": Sink.accepted, "arrivals": Sink.arrivals})
+            self._transport.write(HEAD % (len(counted), counted))
 
 
 async def serve(port: int) -> None:
@@ -59,4 +66,7 @@ async def serve(port: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
-    uvloop.run(serve(parser.parse_args().port))
+    parser.add_argument("--track", action="store_true")
+    arguments = parser.parse_args()
+    Sink.tracking = arguments.track
+    uvloop.run(serve(arguments.port))

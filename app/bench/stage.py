@@ -1,0 +1,185 @@
+"""What every measurement needs: a database of its own, a tenant with people to write to, and processes beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from uuid import uuid4
+
+import msgspec
+import psutil
+import psycopg
+
+from app.db import Connection, Database
+from app.migrate import migrate
+
+HOST = "127.0.0.1"
+RECIPIENTS = 20_000
+ACCEPT_GROUP = 1000
+POLL_SECONDS = 0.2
+HTML = (
+    "<p>Hello {{ name }}, your order <b>{{ order }}</b> is on its way.</p>" + "<p>Thank you for your custom.</p>" * 20
+)
+TEXT = "Hello {{ name }}, your order {{ order }} is on its way." + "\nThank you for your custom." * 20
+
+
+@contextlib.contextmanager
+def database(server_dsn: str) -> Iterator[str]:
+    """A migrated database on the server at ``server_dsn``, dropped afterwards."""
+    name = f"landed_bench_{uuid4().hex[:8]}"
+    with psycopg.connect(server_dsn, autocommit=True) as conn:
+        conn.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(name)))
+    dsn = psycopg.conninfo.make_conninfo(server_dsn, dbname=name)
+    try:
+        migrate(dsn)
+        yield dsn
+    finally:
+        with psycopg.connect(server_dsn, autocommit=True) as conn:
+            conn.execute(psycopg.sql.SQL("DROP DATABASE {} WITH (FORCE)").format(psycopg.sql.Identifier(name)))
+
+
+async def populate(db: Database) -> int:
+    """A tenant with a category in each class, a published template and recipients ``r0`` ... Answers its id."""
+    async with db.transaction() as conn:
+        cursor = await conn.execute(
+            "INSERT INTO store.tenants (name, sender) VALUES ('bench', 'Bench <bench@sandbox.landed.test>') RETURNING id"
+        )
+        [tenant_id] = await cursor.fetchone() or [0]
+        for klass in ("transactional", "promotional", "alert"):
+            await conn.execute(
+                "INSERT INTO store.categories (tenant_id, name, class) VALUES (%s, %s, %s)", (tenant_id, klass, klass)
+            )
+        await conn.execute(
+            "INSERT INTO store.templates (tenant_id, template_id, version, subject, html, text, variables, status,"
+            " published_at) VALUES (%s, 'order', 1, 'Order {{ order }}', %s, %s, %s, 'published', now())",
+            (tenant_id, HTML, TEXT, json.dumps({"name": {"required": True}, "order": {"required": True}})),
+        )
+        await conn.execute(
+            "INSERT INTO store.recipients (tenant_id, id, email)"
+            " SELECT %s, 'r' || n, 'r' || n || '@example.com' FROM generate_series(0, %s) AS n",
+            (tenant_id, RECIPIENTS - 1),
+        )
+    async with db.transaction() as conn:
+        await conn.execute("ANALYZE store.recipients")
+    return int(tenant_id)
+
+
+async def accept(db: Database, tenant_id: int, *, count: int, klass: str) -> None:
+    """Puts ``count`` accepted notifications before the worker, as the API would have."""
+    for start in range(0, count, ACCEPT_GROUP):
+        items = [
+            {
+                "ordinal": n,
+                "tenant_id": tenant_id,
+                "recipient_id": f"r{n % RECIPIENTS}",
+                "category": klass,
+                "class": klass,
+                "channels": ["email"],
+                "template_id": "order",
+                "template_version": 1,
+                "request": {"recipient_id": f"r{n % RECIPIENTS}", "variables": {"name": "Ann", "order": str(n)}},
+                "source": "api",
+                "expires_at": "9999-12-31T00:00:00Z",
+            }
+            for n in range(start, min(start + ACCEPT_GROUP, count))
+        ]
+        async with db.transaction() as conn:
+            await conn.execute("SELECT count(*) FROM landed.accept(%s::jsonb)", (msgspec.json.encode(items).decode(),))
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    pid: int
+    port: int
+
+    def peak_memory_mb(self) -> float:
+        """Highest resident memory of the process, in MB, with its children's as it is now."""
+        me = psutil.Process(self.pid)
+        peak = sum(getattr(p.memory_info(), "rss", 0) for p in me.children(recursive=True))
+        with open(f"/proc/{self.pid}/status") as status:  # VmHWM: what the kernel saw, not what we happened to sample
+            peak += next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+        return peak / 2**20
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.asynccontextmanager
+async def running(*command: str, env: Mapping[str, str] | None = None, port: int = 0) -> AsyncIterator[Process]:
+    """``python -m <command>`` until the block ends; it must be listening on ``port`` (if any) when the block begins."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", *command, env={**os.environ, **(env or {})}, stdout=asyncio.subprocess.DEVNULL
+    )
+    try:
+        if port:
+            await _listening(port, process)
+        yield Process(process.pid, port)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+async def _listening(port: int, process: asyncio.subprocess.Process) -> None:
+    async with asyncio.timeout(60):
+        while process.returncode is None:
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection(HOST, port)
+                writer.close()
+                return
+            await asyncio.sleep(0.05)
+    raise ConnectionError(f"the process ended with {process.returncode}")
+
+
+@contextlib.asynccontextmanager
+async def sink(*, track: bool = False) -> AsyncIterator[Process]:
+    port = free_port()
+    options = ["--track"] if track else []
+    async with running("app.bench.sink", "--port", str(port), *options, port=port) as process:
+        yield process
+
+
+def environment(dsn: str, sink_port: int) -> dict[str, str]:
+    """Landed as it ships, but for the address of its provider."""
+    account = {
+        "adapter": "mailgun",
+        "domain": "sandbox.landed.test",
+        "api_key": "bench",
+        "webhook_signing_key": "bench",
+        "base_url": f"http://{HOST}:{sink_port}",
+    }
+    return {
+        "LANDED_DATABASE_URL": dsn,
+        "LANDED_PROVIDERS": json.dumps({"mailgun": account}),
+        "LANDED_ROUTES": json.dumps({"email": ["mailgun"]}),
+        "LANDED_SECRET": "bench",
+        "LANDED_LOG_LEVEL": "ERROR",
+    }
+
+
+async def until_sent(db: Database, count: int, *, klass: str, seconds_max: float = 600) -> None:
+    """Until ``count`` deliveries of a class were taken by the provider. Raises TimeoutError."""
+    async with asyncio.timeout(seconds_max):
+        while await sent(db, klass) < count:
+            await asyncio.sleep(POLL_SECONDS)
+
+
+async def sent(db: Database, klass: str) -> int:
+    """How many deliveries of a class the provider has taken."""
+    async with db.transaction() as conn:
+        return await _one(conn, "SELECT count(*) FROM store.deliveries WHERE class = %s AND sent_at IS NOT NULL", klass)
+
+
+async def _one(conn: Connection, sql: str, *params: object) -> int:
+    cursor = await conn.execute(sql.encode(), params)
+    row = await cursor.fetchone()
+    return int(row[0]) if row else 0
