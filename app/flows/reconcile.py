@@ -17,7 +17,7 @@ import structlog
 
 from app.db import Database
 from app.domain.backoff import next_lookup
-from app.domain.models import DeliveryState, NotificationClass
+from app.domain.models import DeliveryState, EvidenceKind, NotificationClass
 from app.providers.accounts import ProviderSet
 from app.providers.base import (
     AttemptRef,
@@ -36,9 +36,12 @@ log = structlog.get_logger()
 
 LOOKUPS_AT_ONCE = 10  # providers limit their query APIs far more tightly than sending
 LOOKUP_TIMEOUT_SECONDS = 10.0
+ROUND_SECONDS_MAX = 60.0  # what was not asked by then is asked in a later round
+CLAIM_SECONDS = 2 * ROUND_SECONDS_MAX  # nobody else asks meanwhile
 PAGES_MAX = 10
 RESPONSE_BYTES_MAX = 4 * 1024 * 1024
 AMBIGUOUS = DeliveryState.AMBIGUOUS.value
+SETTLING = frozenset({EvidenceKind.DELIVERED, EvidenceKind.BOUNCED, EvidenceKind.FAILED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ async def reconcile(db: Database, providers: ProviderSet, settings: Settings, *,
             conn, limit=limit, first_lookup_seconds=settings.follow.ambiguous_first_lookup_seconds
         )
     async with db.transaction() as conn:
-        unproven = await store.claim_unproven(conn, limit=limit, lease_seconds=PAGES_MAX * LOOKUP_TIMEOUT_SECONDS)
+        unproven = await store.claim_unproven(conn, limit=limit, lease_seconds=CLAIM_SECONDS)
     answers = await _ask_all(providers, unproven)
     evidence = 0
     for item, lookup in answers:
@@ -69,11 +72,15 @@ async def reconcile(db: Database, providers: ProviderSet, settings: Settings, *,
 
 async def _ask_all(providers: ProviderSet, unproven: Sequence[Unproven]) -> list[tuple[Unproven, Lookup]]:
     room = asyncio.Semaphore(LOOKUPS_AT_ONCE)
+    deadline = asyncio.get_running_loop().time() + ROUND_SECONDS_MAX
     async with httpx.AsyncClient(timeout=LOOKUP_TIMEOUT_SECONDS, follow_redirects=False, trust_env=False) as client:
 
         async def ask(item: Unproven) -> tuple[Unproven, Lookup]:
-            async with room:
-                return item, await _ask(client, providers, item)
+            try:
+                async with asyncio.timeout_at(deadline), room:
+                    return item, await _ask(client, providers, item)
+            except TimeoutError:
+                return item, Lookup(LookupVerdict.UNAVAILABLE, detail="no answer in time")
 
         return await asyncio.gather(*(ask(item) for item in unproven))
 
@@ -89,6 +96,9 @@ async def _ask(client: httpx.AsyncClient, providers: ProviderSet, item: Unproven
     try:
         return await _read_pages(client, provider, attempt)
     except httpx.HTTPError as error:
+        return Lookup(LookupVerdict.UNAVAILABLE, detail=type(error).__name__)
+    except Exception as error:  # one answer that trips us up must not keep the others from being asked about
+        log.exception("lookup_failed", delivery_id=str(item.id), error=type(error).__name__)
         return Lookup(LookupVerdict.UNAVAILABLE, detail=type(error).__name__)
 
 
@@ -163,9 +173,14 @@ def _decide(item: Unproven, lookup: Lookup, settings: Settings, now: datetime) -
     age = now - item.opened_at
     if item.state == AMBIGUOUS:
         return _decide_ambiguous(item, lookup, settings, now, age)
-    if age >= timedelta(seconds=settings.follow.confirm_give_up_seconds):
-        return Resolution(item, DeliveryState.UNCONFIRMED, "no_evidence", None, lookup.detail or lookup.verdict)
-    return None
+    if any(evidence.kind in SETTLING for evidence in lookup.evidence):
+        return None
+    # A question that failed is no answer: it is put again, for as long as we ask about anything.
+    answered = lookup.verdict != LookupVerdict.UNAVAILABLE
+    patience = settings.follow.confirm_give_up_seconds if answered else settings.times.ambiguous_max_seconds
+    if age < timedelta(seconds=patience):
+        return None
+    return Resolution(item, DeliveryState.UNCONFIRMED, "no_evidence", None, lookup.detail or lookup.verdict)
 
 
 def _decide_ambiguous(

@@ -27,7 +27,8 @@ SELECT l.shard, store.new_id(l.shard), l.tenant_id, l.notification_id, l.id, l.a
 FROM lapsed l;
 
 -- name: claim_unproven
--- Takes what is due to be asked about and moves it a lease ahead, so that no transaction is open while we ask (I14).
+-- Takes what is due to be asked about and moves it a lease ahead, so that no transaction is open while we ask (I14). Asked
+-- about is the attempt that was accepted, if one was, else the last.
 WITH due AS (
     SELECT d.shard, d.id
     FROM store.deliveries d
@@ -36,20 +37,36 @@ WITH due AS (
     ORDER BY d.due_at
     LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED
+), taken AS (
+    UPDATE store.deliveries d
+    SET due_at = now() + make_interval(secs => %(lease_seconds)s)
+    FROM due
+    WHERE d.shard = due.shard
+      AND d.id = due.id
+    RETURNING d.*
+), told AS (
+    INSERT INTO store.events (shard, id, tenant_id, notification_id, delivery_id, attempt_no, kind, source)
+    SELECT t.shard, store.new_id(t.shard), t.tenant_id, t.notification_id, t.id, t.attempt_no, 'confirmation_overdue',
+           'landed'
+    FROM taken t
+    WHERE t.state = 'sent'
+      AND NOT EXISTS (
+          SELECT FROM store.events e
+          WHERE e.shard = t.shard AND e.notification_id = t.notification_id AND e.delivery_id = t.id
+            AND e.kind = 'confirmation_overdue')
 )
-UPDATE store.deliveries d
-SET due_at = now() + make_interval(secs => %(lease_seconds)s)
-FROM due
-WHERE d.shard = due.shard
-  AND d.id = due.id
-RETURNING d.shard, d.id, d.notification_id, d.tenant_id, d.category, d.class AS klass, d.address, d.state, d.attempt_no, d.lookups,
-          d.failures, d.expires_at, d.provider,
-          (SELECT a.opened_at FROM store.attempts a
-           WHERE a.shard = d.shard AND a.delivery_id = d.id AND a.no = d.attempt_no) AS opened_at,
-          (SELECT a.provider_message_id FROM store.attempts a
-           WHERE a.shard = d.shard AND a.delivery_id = d.id AND a.no = d.attempt_no) AS provider_message_id,
-          coalesce((SELECT c.ambiguity_policy FROM store.categories c
-                    WHERE c.tenant_id = d.tenant_id AND c.name = d.category), 'park') AS ambiguity_policy;
+SELECT t.shard, t.id, t.notification_id, t.tenant_id, t.category, t.class AS klass, t.address, t.state, a.no AS attempt_no,
+       t.lookups, t.failures, t.expires_at, a.provider, a.opened_at, a.provider_message_id,
+       coalesce((SELECT c.ambiguity_policy FROM store.categories c
+                 WHERE c.tenant_id = t.tenant_id AND c.name = t.category), 'park') AS ambiguity_policy
+FROM taken t
+CROSS JOIN LATERAL (
+    SELECT a.no, a.provider, a.opened_at, a.provider_message_id
+    FROM store.attempts a
+    WHERE a.shard = t.shard AND a.delivery_id = t.id
+    ORDER BY a.state = 'accepted' DESC, a.no DESC
+    LIMIT 1
+) a;
 
 -- name: ask_again
 UPDATE store.deliveries d
@@ -89,7 +106,12 @@ WITH resolved AS (
 INSERT INTO store.events (shard, id, tenant_id, notification_id, delivery_id, attempt_no, kind, source, data)
 SELECT r.shard, store.new_id(r.shard), r.tenant_id, r.notification_id, r.id, r.no, 'resolved_not_sent', 'lookup',
        jsonb_build_object('detail', r.detail, 'state', r.state)
-FROM moved r;
+FROM moved r
+UNION ALL
+SELECT r.shard, store.new_id(r.shard), r.tenant_id, r.notification_id, r.id, r.no, r.state, 'landed',
+       jsonb_build_object('reason', r.reason)
+FROM moved r
+WHERE r.state IN ('dead', 'expired');
 
 -- name: give_up
 -- No evidence can settle it: a named end, counted and alerted on, which late evidence may still correct.

@@ -1,0 +1,327 @@
+"""reconcile: what is past its time is asked about, and ends by evidence, by policy or by name."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from app.db import Database
+from app.flows.apply import apply
+from app.flows.reconcile import Reconciled, _decide_all, reconcile
+from app.providers.accounts import ProviderSet
+from app.providers.base import EmailMessage, Lookup, LookupVerdict
+from app.settings import Settings
+from app.store import reconcile as store
+from tests.factories import make_attempt, make_category, make_delivery, make_tenant
+from tests.sandbox_process import SandboxProcess, wait_until
+
+LONG_AGO = timedelta(hours=1)  # beyond the settle time of the account under test
+
+
+@pytest.fixture
+async def db(dsn: str) -> AsyncIterator[Database]:
+    async with Database(dsn, name="landed tests") as database:
+        yield database
+
+
+@pytest.fixture
+async def seed(dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
+    """A session whose every statement commits."""
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxProcess]:
+    with SandboxProcess(tmp_path_factory.mktemp("sandbox") / "ledger.jsonl") as process:
+        yield process
+
+
+@pytest.fixture(autouse=True)
+def healthy(sandbox: SandboxProcess) -> Iterator[None]:
+    yield
+    sandbox.set_fault("ok")
+
+
+class Provider:
+    """The sandbox's account, as a worker has it configured."""
+
+    def __init__(self, db: Database, sandbox: SandboxProcess) -> None:
+        self._db = db
+        self._account: dict[str, Any] = {
+            "adapter": "mailgun",
+            "domain": sandbox.domain,
+            "api_key": sandbox.api_key,
+            "webhook_signing_key": sandbox.signing_key,
+            "base_url": sandbox.url,
+        }
+
+    def settings(self, **changes: Any) -> Settings:
+        return Settings(providers={"mailgun": self._account}, routes={"email": ("mailgun",)}, **changes)
+
+    async def asked(self, *, account: dict[str, Any] | None = None, **changes: Any) -> Reconciled:
+        """One round, and what it found out applied."""
+        settings = self.settings(**changes)
+        providers = ProviderSet({"mailgun": self._account | (account or {})})
+        round_ = await reconcile(self._db, providers, settings, limit=100)
+        while await apply(self._db, settings, limit=100):
+            pass
+        return round_
+
+    def take(self, delivery: Any, address: str = "ann@example.com") -> None:
+        """The provider takes the first attempt, as a worker that then vanished would have sent it."""
+        message = EmailMessage(
+            delivery_id=delivery.id,
+            attempt_no=1,
+            tenant="shop",
+            category="orders",
+            to=address,
+            sender="Shop <shop@example.com>",
+            subject="Your order",
+            html=None,
+            text="It is on its way.",
+        )
+        request = ProviderSet({"mailgun": self._account}).get("mailgun").build(message)
+        httpx.post(request.url, content=request.body, headers=dict(request.headers)).raise_for_status()
+
+
+@pytest.fixture
+def provider(db: Database, sandbox: SandboxProcess) -> Provider:
+    return Provider(db, sandbox)
+
+
+async def rows(conn: psycopg.AsyncConnection, statement: str, *parameters: Any) -> list[dict[str, Any]]:
+    async with conn.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(statement, parameters)
+        return await cursor.fetchall()
+
+
+async def delivery_row(conn: psycopg.AsyncConnection, delivery: Any) -> dict[str, Any]:
+    [row] = await rows(conn, "SELECT * FROM store.deliveries WHERE id = %s", delivery.id)
+    return row
+
+
+async def told(conn: psycopg.AsyncConnection, delivery: Any) -> list[tuple[str, str]]:
+    found = await rows(conn, "SELECT kind, source FROM store.events WHERE delivery_id = %s ORDER BY id", delivery.id)
+    return [(event["kind"], event["source"]) for event in found]
+
+
+async def overdue(
+    seed: psycopg.AsyncConnection,
+    state: str,
+    *,
+    age: timedelta = LONG_AGO,
+    policy: str | None = None,
+    **overrides: Any,
+) -> Any:
+    """A delivery whose one attempt was opened so long ago, due to be asked about."""
+    if policy is not None:
+        tenant = await make_tenant(seed)
+        category = await make_category(seed, tenant_id=tenant.id, ambiguity_policy=policy)
+        overrides |= {"tenant_id": tenant.id, "category": category.name}
+    delivery = await make_delivery(seed, state=state, attempt=False, attempt_no=1, provider="mailgun", **overrides)
+    attempt = {"sent": ("accepted", "accepted"), "sending": ("open", None)}.get(state, ("ambiguous", "unknown"))
+    opened_at = datetime.now(UTC) - age
+    await make_attempt(seed, delivery, state=attempt[0], outcome=attempt[1], opened_at=opened_at)
+    return delivery
+
+
+# -- leases --------------------------------------------------------------------------------------------------
+
+
+async def test_a_lease_that_ran_out_makes_the_outcome_unknown_and_nothing_else(db, seed, provider):
+    delivery = await overdue(seed, "sending")
+    assert (await provider.asked()).leases_expired == 1
+    after = await delivery_row(seed, delivery)
+    assert (after["state"], after["reason"], after["failures"]) == ("ambiguous", "lease_expired", 0)
+    assert after["due_at"] > datetime.now(UTC)
+    assert await told(seed, delivery) == [("lease_expired", "landed")]
+
+
+async def test_a_lease_that_runs_is_left_alone(db, seed, provider):
+    delivery = await overdue(seed, "sending", due_at=datetime.now(UTC) + timedelta(seconds=30))
+    assert (await provider.asked()).leases_expired == 0
+    assert (await delivery_row(seed, delivery))["state"] == "sending"
+
+
+# -- ambiguous: what the provider knows ----------------------------------------------------------------------
+
+
+async def test_what_the_provider_has_is_sent_and_followed_and_never_sent_again(db, seed, provider, sandbox):
+    delivery = await overdue(seed, "ambiguous")
+    provider.take(delivery)
+    assert (await provider.asked()).evidence >= 1
+    wait_until(lambda: sandbox.ledger(kind="event", landed_delivery=str(delivery.id))[1:])
+    await seed.execute("UPDATE store.deliveries SET due_at = now() WHERE due_at IS NOT NULL")
+    await provider.asked()
+    after = await delivery_row(seed, delivery)
+    assert (after["state"], after["attempt_no"]) == ("delivered", 1)
+    kinds = await told(seed, delivery)
+    assert ("resolved_found", "lookup") in kinds
+    assert ("provider_delivered", "lookup") in kinds
+    [attempt] = await rows(seed, "SELECT state FROM store.attempts")
+    assert attempt["state"] == "accepted"
+
+
+@pytest.mark.parametrize("policy", ["resend_if_absent", "at_least_once"])
+async def test_what_is_proven_absent_goes_out_again_at_the_cost_of_budget(db, seed, provider, policy):
+    delivery = await overdue(seed, "ambiguous", policy=policy)
+    await provider.asked()
+    after = await delivery_row(seed, delivery)
+    assert (after["state"], after["reason"], after["failures"]) == ("queued", "retry", 1)
+    assert await told(seed, delivery) == [("resolved_not_sent", "lookup")]
+    [attempt] = await rows(seed, "SELECT state, closed_at IS NOT NULL AS closed FROM store.attempts")
+    assert attempt == {"state": "not_sent", "closed": True}
+
+
+async def test_a_category_that_parks_is_never_sent_again_on_absence(db, seed, provider):
+    delivery = await overdue(seed, "ambiguous", policy="park")
+    await provider.asked()
+    after = await delivery_row(seed, delivery)
+    assert (after["state"], after["lookups"], after["attempt_no"]) == ("ambiguous", 1, 1)
+    assert after["due_at"] > datetime.now(UTC)
+
+
+@pytest.mark.parametrize("policy", ["park", "resend_if_absent", "at_least_once"])
+async def test_absence_that_is_too_young_proves_nothing(db, seed, provider, policy):
+    delivery = await overdue(seed, "ambiguous", age=timedelta(seconds=60), policy=policy)
+    await provider.asked()
+    after = await delivery_row(seed, delivery)
+    assert (after["state"], after["lookups"]) == ("ambiguous", 1)
+
+
+@pytest.mark.parametrize(
+    ("policy", "state", "reason"),
+    [
+        ("park", "unconfirmed", "ambiguous_unresolved"),
+        ("resend_if_absent", "unconfirmed", "ambiguous_unresolved"),
+        ("at_least_once", "queued", "retry"),
+    ],
+)
+async def test_what_the_provider_no_longer_knows_is_decided_by_the_categorys_policy(
+    db, seed, provider, policy, state, reason
+):
+    delivery = await overdue(seed, "ambiguous", age=timedelta(days=1), policy=policy)
+    await provider.asked(account={"lookup_retention_seconds": 3600})
+    after = await delivery_row(seed, delivery)
+    assert (after["state"], after["reason"]) == (state, reason)
+    if state == "unconfirmed":
+        [shown] = await rows(seed, "SELECT delivery_id, reason FROM reporting.unconfirmed")
+        assert shown == {"delivery_id": delivery.id, "reason": reason}
+        assert await told(seed, delivery) == [("unconfirmed", "landed")]
+
+
+async def test_absence_at_the_end_of_the_budget_is_a_dead_letter(db, seed, provider):
+    delivery = await overdue(seed, "ambiguous", policy="resend_if_absent", failures=4)
+    await provider.asked()
+    after = await delivery_row(seed, delivery)
+    assert (after["state"], after["reason"]) == ("dead", "retries_exhausted")
+    assert [kind for kind, _ in await told(seed, delivery)] == ["resolved_not_sent", "dead"]
+
+
+async def test_absence_after_the_expiry_is_an_expiry(db, seed, provider):
+    past = datetime.now(UTC) - timedelta(seconds=1)
+    delivery = await overdue(seed, "ambiguous", policy="resend_if_absent", expires_at=past)
+    await provider.asked()
+    after = await delivery_row(seed, delivery)
+    assert (after["state"], after["reason"]) == ("expired", "expired")
+    assert [kind for kind, _ in await told(seed, delivery)] == ["resolved_not_sent", "expired"]
+
+
+@pytest.mark.parametrize("fault", ["error", "refuse", "rate_limit"])
+async def test_a_question_that_failed_is_no_answer(db, seed, provider, sandbox, fault):
+    delivery = await overdue(seed, "ambiguous", policy="at_least_once")
+    sandbox.set_fault(fault)
+    await provider.asked()
+    after = await delivery_row(seed, delivery)
+    assert (after["state"], after["lookups"]) == ("ambiguous", 0)
+    assert after["due_at"] > datetime.now(UTC)
+
+
+async def test_what_cannot_be_asked_about_keeps_nobody_else_waiting(db, seed, provider):
+    orphan = await overdue(seed, "ambiguous", policy="resend_if_absent")
+    await seed.execute("UPDATE store.attempts SET provider = 'an account that was removed'")
+    other = await overdue(seed, "ambiguous", policy="resend_if_absent")
+    await provider.asked()
+    assert (await delivery_row(seed, other))["state"] == "queued"
+    assert (await delivery_row(seed, orphan))["state"] == "ambiguous"
+
+
+async def test_evidence_that_came_while_we_asked_is_not_undone(db, seed, provider):
+    """Named steps: the row is taken, evidence settles it, the answer to our question comes after."""
+
+    await overdue(seed, "ambiguous", policy="resend_if_absent")
+    async with db.transaction() as conn:
+        [item] = await store.claim_unproven(conn, limit=1, lease_seconds=60)
+    await seed.execute("UPDATE store.attempts SET state = 'accepted', closed_at = now()")
+    await seed.execute("UPDATE store.deliveries SET state = 'sent', reason = NULL, sent_at = now()")
+    await _decide_all(db, provider.settings(), [(item, Lookup(LookupVerdict.NOT_SENT))])
+    [after] = await rows(seed, "SELECT state, failures FROM store.deliveries")
+    assert after == {"state": "sent", "failures": 0}
+
+
+# -- sent: the webhook that never came -----------------------------------------------------------------------
+
+
+async def test_a_lost_webhook_is_made_up_for_by_asking(db, seed, provider, sandbox):
+    delivery = await overdue(seed, "sent")
+    provider.take(delivery, "webhook-lost@example.com")
+    wait_until(lambda: sandbox.ledger(kind="event", landed_delivery=str(delivery.id))[1:])
+    await provider.asked()
+    assert (await delivery_row(seed, delivery))["state"] == "delivered"
+    kinds = await told(seed, delivery)
+    assert kinds[0] == ("confirmation_overdue", "landed")
+    assert ("provider_delivered", "lookup") in kinds
+
+
+async def test_being_overdue_is_told_once(db, seed, provider):
+    delivery = await overdue(seed, "sent")
+    for _ in range(2):
+        await provider.asked()
+        await seed.execute("UPDATE store.deliveries SET due_at = now()")
+    assert await told(seed, delivery) == [("confirmation_overdue", "landed")]
+
+
+async def test_silence_for_too_long_ends_as_unconfirmed(db, seed, provider):
+    delivery = await overdue(seed, "sent", age=timedelta(hours=13))
+    await provider.asked()
+    after = await delivery_row(seed, delivery)
+    assert (after["state"], after["reason"]) == ("unconfirmed", "no_evidence")
+    [shown] = await rows(seed, "SELECT delivery_id, reason FROM reporting.unconfirmed")
+    assert shown == {"delivery_id": delivery.id, "reason": "no_evidence"}
+
+
+async def test_evidence_found_at_the_last_moment_is_not_called_silence(db, seed, provider, sandbox):
+    delivery = await overdue(seed, "sent", age=timedelta(hours=13))
+    provider.take(delivery)
+    wait_until(lambda: sandbox.ledger(kind="event", landed_delivery=str(delivery.id))[1:])
+    await provider.asked()
+    assert (await delivery_row(seed, delivery))["state"] == "delivered"
+    assert "unconfirmed" not in [kind for kind, _ in await told(seed, delivery)]
+
+
+async def test_a_provider_that_cannot_be_asked_just_now_is_asked_again_before_giving_up(db, seed, provider, sandbox):
+    delivery = await overdue(seed, "sent", age=timedelta(hours=13))
+    sandbox.set_fault("error")
+    await provider.asked()
+    assert (await delivery_row(seed, delivery))["state"] == "sent"
+    await seed.execute("UPDATE store.attempts SET opened_at = now() - interval '3 days'")
+    await seed.execute("UPDATE store.deliveries SET due_at = now()")
+    await provider.asked()
+    assert (await delivery_row(seed, delivery))["state"] == "unconfirmed"
+
+
+async def test_the_attempt_that_was_accepted_is_the_one_asked_about(db, seed, provider, sandbox):
+    delivery = await overdue(seed, "sent")
+    await seed.execute("UPDATE store.deliveries SET attempt_no = 2")
+    await make_attempt(seed, delivery, no=2, state="refused", outcome="transient")
+    provider.take(delivery)
+    wait_until(lambda: sandbox.ledger(kind="event", landed_delivery=str(delivery.id))[1:])
+    await provider.asked()
+    assert (await delivery_row(seed, delivery))["state"] == "delivered"
