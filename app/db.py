@@ -19,7 +19,10 @@ log = structlog.get_logger()
 # Statements of the hot path join small batches to large tables: always by index. Said outright, so that a plan made
 # while the tables were empty cannot outlive its moment, and made once, because planning over many partitions costs
 # more than running. (So those statements join no two batches: RETURNING carries what the next step needs.)
-HOT_PATH_OPTIONS = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off -c plan_cache_mode=force_generic_plan"
+HOT_PATH_OPTIONS = (
+    "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off "
+    "-c plan_cache_mode=force_generic_plan"
+)
 
 CONNECT_SECONDS_MAX = 5
 RECONNECT_SECONDS = 1.0

@@ -1,4 +1,4 @@
-"""What a password reset waits behind a campaign: from its 202 to its arrival at the provider, while promotional mail drains."""
+"""What a password reset waits behind a campaign: from its 202 to its arrival at the provider."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ EVERY_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Trickled:
-    """Latencies in milliseconds. promotional_left: what of the campaign was still queued when the last one was sent; with
-    none left the trickle would have run beside nothing."""
+    """Latencies in milliseconds.
+
+    promotional_left: what was still queued of the campaign when the last one was sent. With none left, the end of the
+    trickle ran beside nothing.
+    """
 
     sends: int
     p50_ms: float

@@ -13,7 +13,7 @@ RETRY_AFTER_DEFAULT_SECONDS = 30.0  # a provider that says "slow down" without s
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """ladder: delays in seconds after the first, second, ... failure (R-089). jitter: the most that is added (R-090)."""
+    """ladder: seconds after the first, second, ... failure (R-089). jitter: the most that is added (R-090)."""
 
     ladder: Sequence[float]
     jitter: float
