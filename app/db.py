@@ -120,6 +120,10 @@ class Database:
                 with contextlib.suppress(psycopg.OperationalError):
                     await conn.rollback()
                 raise
+            if conn.info.transaction_status == psycopg.pq.TransactionStatus.INERROR:
+                # Somebody swallowed an error: the server would answer the commit with a rollback, and call it a success.
+                await conn.rollback()
+                raise NotDurable("a statement had failed: the transaction was rolled back")
             if durable:
                 await durable_commit(conn)
             else:
