@@ -35,9 +35,7 @@ class ApiSettings(Section):
     host: str = "127.0.0.1"
     port: int = 8025
     public_url: str | None = None  # how providers and recipients reach us: webhooks, unsubscribe links
-    body_bytes_max: int = (
-        256 * 1024
-    )  # one notification is about 2 KB; this leaves room for long variables
+    body_bytes_max: int = 256 * 1024  # one notification is about 2 KB; this leaves room for long variables
     batch_bytes_max: int = 8 * 1024 * 1024
     webhook_bytes_max: int = 1024 * 1024  # Mailgun events are under 100 KB
     accept_group_max: int = 500  # requests in one commit; more only lengthens the wait of the first
@@ -62,9 +60,7 @@ class Times(Section):
     send_seconds: Seconds = 10.0  # T_send
     commit_max_seconds: Seconds = 5.0
     lease_seconds: Seconds = 60.0  # C
-    settle_seconds: Seconds = (
-        30.0  # after which an old epoch's call cannot still be under way at the provider
-    )
+    settle_seconds: Seconds = 30.0  # after which an old epoch's call cannot still be under way at the provider
     quarantine_seconds: Seconds = 120.0  # T_q
     shutdown_grace_seconds: Seconds = 20.0
 
@@ -111,9 +107,7 @@ class Bounces(Section):
 class Worker(Section):
     claim_max: int = 300  # rows in one claim; G must cover handing them to the network
     concurrency: int = 200  # provider calls under way at once, per lane
-    retry_share: float = Field(
-        default=0.25, gt=0, lt=1
-    )  # of a claim, so that retries never starve first attempts
+    retry_share: float = Field(default=0.25, gt=0, lt=1)  # of a claim, so that retries never starve first attempts
     poll_seconds: Seconds = 1.0  # wake-ups are hints; this is what correctness rests on
     heartbeat_seconds: Seconds = 5.0
     render_processes: int = Field(default=1, ge=1)
@@ -133,9 +127,7 @@ class Inequality(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        return (
-            self.left_seconds < self.right_seconds if self.strict else self.left_seconds <= self.right_seconds
-        )
+        return self.left_seconds < self.right_seconds if self.strict else self.left_seconds <= self.right_seconds
 
     def __str__(self) -> str:
         sign = "<" if self.strict else "<="
@@ -184,9 +176,7 @@ class Settings(BaseSettings):
         for channel, names in self.routes.items():
             for name in names:
                 if name not in self.providers:
-                    raise ValueError(
-                        f"routes.{channel} names provider {name!r}, which providers does not define"
-                    )
+                    raise ValueError(f"routes.{channel} names provider {name!r}, which providers does not define")
         return self
 
     @property
@@ -252,9 +242,7 @@ class Settings(BaseSettings):
                 t.quarantine_seconds,
                 False,
             ),
-            Inequality(
-                "9a", "lock_timeout", t.lock_timeout_seconds, "request_budget", t.request_budget_seconds, True
-            ),
+            Inequality("9a", "lock_timeout", t.lock_timeout_seconds, "request_budget", t.request_budget_seconds, True),
             Inequality(
                 "9b",
                 "request_budget",
@@ -293,9 +281,7 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         settings = Settings(**overrides)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()
-        )
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
         raise ConfigurationError(problems) from None
     settings.check_times()
     return settings

@@ -54,9 +54,7 @@ class Resolution:
 
 
 async def expire_leases(conn: Connection, *, limit: int, first_lookup_seconds: float) -> int:
-    cursor = await conn.execute(
-        EXPIRE_LEASES, {"limit": limit, "first_lookup_seconds": first_lookup_seconds}
-    )
+    cursor = await conn.execute(EXPIRE_LEASES, {"limit": limit, "first_lookup_seconds": first_lookup_seconds})
     return cursor.rowcount
 
 
