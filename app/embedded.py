@@ -274,6 +274,8 @@ class EmbeddedPostgres:
 
     def _is_our_server(self, pid: int) -> bool:
         """A postmaster works in its data directory: that tells it from a process that reuses its pid."""
+        if pid <= 0:
+            return False  # a backend on its own, as initdb runs one, writes its pid negated
         try:
             process = psutil.Process(pid)
             return process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).samefile(self.data_dir)

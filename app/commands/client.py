@@ -57,9 +57,7 @@ class Client:
         here = Access.load(settings.data_dir)
         key = key or (here.key if here else None)
         if key is None:
-            raise click.UsageError(
-                "which API key? give --api-key or LANDED_API_KEY; `landed key create` makes one"
-            )
+            raise click.UsageError("which API key? give --api-key or LANDED_API_KEY; `landed key create` makes one")
         self.url = url or (here.url if here else _configured_url(settings))
         self._http = httpx.Client(
             base_url=self.url,

@@ -72,9 +72,7 @@ def _show(checks: list[Check]) -> None:
         hint = [Text(f"    → {check.hint}", style=style)] if check.hint else []
         console().print(Group(line, *hint))
     counts = {status: sum(check.status == status for check in checks) for status in marks}
-    console().print(
-        f"\n{counts['ok']} ok, {counts['warn']} to look at, {counts['fail']} failed", style="bold"
-    )
+    console().print(f"\n{counts['ok']} ok, {counts['warn']} to look at, {counts['fail']} failed", style="bold")
 
 
 async def _collect() -> list[Check]:
@@ -143,11 +141,7 @@ async def _of_partitions(conn: Connection) -> Check:
     hint = "a running worker makes them at its start and every hour; does one run?"
     if days < 1:
         return Check("partitions", "fail", detail, hint)
-    return (
-        Check("partitions", "ok", detail)
-        if days >= DAYS_AHEAD_MIN
-        else Check("partitions", "warn", detail, hint)
-    )
+    return Check("partitions", "ok", detail) if days >= DAYS_AHEAD_MIN else Check("partitions", "warn", detail, hint)
 
 
 async def _of_workers(conn: Connection) -> Check:
@@ -187,9 +181,7 @@ def _of_account(name: str, settings: dict[str, Any]) -> Check:
     try:
         account = make_provider(name, settings).account  # type: ignore[attr-defined]  # of the adapters there are
     except LandedError as error:
-        return Check(
-            f"provider {name}", "fail", error.detail, "docs/how-to/use-real-mailgun.md shows a whole account"
-        )
+        return Check(f"provider {name}", "fail", error.detail, "docs/how-to/use-real-mailgun.md shows a whole account")
     host = urlsplit(account.url).hostname or ""
     detail = f"{account.domain} at {host}"
     if host in LOOPBACK or "." not in host:
@@ -201,19 +193,13 @@ def _of_account(name: str, settings: dict[str, Any]) -> Check:
     ]
     if odd:
         hint = "copy them anew from Mailgun: API keys, and Webhooks > HTTP webhook signing key"
-        return Check(
-            f"provider {name}", "warn", f"{detail}; {' and '.join(odd)} do not look like Mailgun's", hint
-        )
+        return Check(f"provider {name}", "warn", f"{detail}; {' and '.join(odd)} do not look like Mailgun's", hint)
     return Check(f"provider {name}", "ok", f"{detail}; keys have the right shape")
 
 
 def _of_public_url(settings: Settings) -> Check:
     name, url = "public_url", settings.api.public_url
-    outside = [
-        account
-        for account in settings.providers.values()
-        if not _is_local(str(account.get("base_url") or ""))
-    ]
+    outside = [account for account in settings.providers.values() if not _is_local(str(account.get("base_url") or ""))]
     if url is None:
         hint = "set LANDED_API__PUBLIC_URL: webhooks and unsubscribe links come back through it"
         return Check(name, "warn", "not set", hint)

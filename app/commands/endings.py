@@ -33,9 +33,7 @@ def ending_of(error: Exception) -> click.ClickException | None:
             return Unreachable(f"the API cannot be reached: {error}")
         case errors.UndefinedTable() | errors.UndefinedFunction() | errors.InvalidSchemaName():
             return Refused(f"{_words(error)}: is the database migrated? `landed migrate` does it")
-        case psycopg.OperationalError() if error.sqlstate is None or error.sqlstate.startswith(
-            ("08", "28", "57P")
-        ):
+        case psycopg.OperationalError() if error.sqlstate is None or error.sqlstate.startswith(("08", "28", "57P")):
             return Unreachable(f"the database cannot be reached: {str(error).strip()}")
         case psycopg.DatabaseError() if error.sqlstate is not None:
             return Refused(_words(error))

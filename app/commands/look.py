@@ -43,9 +43,7 @@ def trace(id: UUID, as_json: bool) -> None:
         *which,
         *("attempt_no", "provider", "state", "outcome", "status_code", "took_seconds", "detail"),
     )
-    print_table(
-        "Timeline", story["timeline"], "occurred_at", "after", *which, "attempt_no", "kind", "source", "data"
-    )
+    print_table("Timeline", story["timeline"], "occurred_at", "after", *which, "attempt_no", "kind", "source", "data")
 
 
 async def _story(dsn: str, id: UUID) -> tuple[UUID, dict[str, list[operate.Row]]]:
@@ -58,9 +56,7 @@ async def _story(dsn: str, id: UUID) -> tuple[UUID, dict[str, list[operate.Row]]
 
 @click.command()
 @click.argument("delivery", type=click.UUID)
-@click.option(
-    "--part", type=click.Choice(["subject", "html", "text"]), help="Print this part alone, as it was sent."
-)
+@click.option("--part", type=click.Choice(["subject", "html", "text"]), help="Print this part alone, as it was sent.")
 @json_option
 def render(delivery: UUID, part: str | None, as_json: bool) -> None:
     """Reproduce the content of a DELIVERY and check it against the hash of what was sent.
@@ -98,10 +94,8 @@ def _show_content(made: Reproduction) -> None:
         False: Text("NOT what was sent", style="bold red"),
         None: Text("nothing was ever sent; this is what would be", style="yellow"),
     }[made.matches]
-    console().print(Panel(Text(made.content.text), title=made.content.subject, title_align="left"))
-    console().print(
-        f"template {source.template_id}@{source.template_version}, attempt {source.attempt_no or '-'}"
-    )
+    console().print(Panel(Text(made.content.text), title=made.content.subject, title_align="left", expand=False))
+    console().print(f"template {source.template_id}@{source.template_version}, attempt {source.attempt_no or '-'}")
     console().print(Text.assemble(f"SHA-256 {made.content.content_hash.hex()}: ", verdict))
     if made.content.html is not None:
         console().print(f"html: {len(made.content.html)} characters; --part html prints it", style="dim")

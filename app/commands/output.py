@@ -37,9 +37,9 @@ STYLES = {
     "queued": "cyan",
 }
 
-json_option: Callable[[Any], Any] = click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON, for programs."
-)
+NOTHING: tuple[object, ...] = (None, "", [], {})  # what a table leaves out
+
+json_option: Callable[[Any], Any] = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
 @cache
@@ -78,13 +78,15 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]], *columns: str, em
     if not rows:
         console().print(Text.assemble((f"{title}: ", "bold"), (empty, "dim")))
         return
-    shown = [column for column in columns if any(row[column] not in (None, "", {}) for row in rows)]
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    shown = [column for column in columns if any(row[column] not in NOTHING for row in rows)]
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False
+    )
     for column in shown:
         table.add_column(column.replace("_", " "), overflow="fold")
     for row in rows:
         table.add_row(*(cell(row[column]) for column in shown))
-    console().print(table)
+    console().print(table, "")
 
 
 def cell(value: object) -> Text:
@@ -104,9 +106,8 @@ def words(value: object) -> str:
         case timedelta():
             return duration(value.total_seconds())
         case dict():
-            return ", ".join(
-                f"{key}={words(inner)}" for key, inner in value.items() if inner not in (None, "", [], {})
-            )
+            told = {key: inner for key, inner in value.items() if inner not in NOTHING and inner is not False}
+            return ", ".join(f"{key}={words(inner)}" for key, inner in told.items())
         case list():
             return ", ".join(map(words, value))
         case bytes():

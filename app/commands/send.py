@@ -22,12 +22,8 @@ from app.store import operate
 @click.argument("recipient")
 @click.argument("template")
 @click.option("--category", required=True, help="What kind of notification it is.")
-@click.option(
-    "--var", "pairs", multiple=True, metavar="NAME=VALUE", help="A variable; JSON where it reads as JSON."
-)
-@click.option(
-    "--vars", "document", metavar="JSON|@FILE", default="{}", help="All variables, as one JSON object."
-)
+@click.option("--var", "pairs", multiple=True, metavar="NAME=VALUE", help="A variable; JSON where it reads as JSON.")
+@click.option("--vars", "document", metavar="JSON|@FILE", default="{}", help="All variables, as one JSON object.")
 @click.option("--version", type=click.IntRange(1), help="Of the template; else the newest published.")
 @click.option("--idempotency-key", help="Else a new one, which is printed.")
 @click.option("--send-at", type=TIME, help="Not before.")
@@ -96,9 +92,7 @@ def _variables(document: str, pairs: tuple[str, ...]) -> dict[str, Any]:
         try:
             document = Path(document[1:]).read_text()
         except OSError as error:
-            raise click.BadParameter(
-                f"cannot read {document[1:]}: {error.strerror}", param_hint="--vars"
-            ) from None
+            raise click.BadParameter(f"cannot read {document[1:]}: {error.strerror}", param_hint="--vars") from None
     try:
         variables = json.loads(document)
     except ValueError as error:

@@ -45,8 +45,6 @@ def migrate(check: bool, as_json: bool) -> None:
         print_json({"pending" if check else "applied": waiting})
     else:
         done = "pending" if check else "applied"
-        notes().print(
-            f"{done}: {', '.join(waiting)}" if waiting else "nothing to do: the schema is up to date"
-        )
+        notes().print(f"{done}: {', '.join(waiting)}" if waiting else "nothing to do: the schema is up to date")
     if check and waiting:
         raise click.exceptions.Exit(1)

@@ -61,6 +61,4 @@ def list_all(status: str | None, url: str | None, api_key: str | None, as_json: 
         print_json(found)
     else:
         rows = [{**version, "variables": list(version["variables"])} for version in found]
-        print_table(
-            "Templates", rows, "template_id", "version", "status", "subject", "variables", "created_at"
-        )
+        print_table("Templates", rows, "template_id", "version", "status", "subject", "variables", "created_at")

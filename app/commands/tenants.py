@@ -44,9 +44,7 @@ async def _create(dsn: str, name: str, sender: str, reply_to: str | None) -> ten
         except errors.UniqueViolation:
             raise Refused(f"there is a tenant {name!r} already") from None
         except errors.CheckViolation:
-            raise Refused(
-                "a name is of a-z, 0-9, - and _, up to 63 characters; a sender is one line"
-            ) from None
+            raise Refused("a name is of a-z, 0-9, - and _, up to 63 characters; a sender is one line") from None
 
 
 @tenant.command("list")
@@ -73,9 +71,7 @@ def key() -> None:
 @key.command("create")
 @click.argument("tenant")
 @click.option("--name", default="cli", show_default=True, help="What it is for.")
-@click.option(
-    "--scope", "scopes", multiple=True, type=click.Choice(SCOPES), help="May be repeated; else all three."
-)
+@click.option("--scope", "scopes", multiple=True, type=click.Choice(SCOPES), help="May be repeated; else all three.")
 @click.option(
     "--rate",
     "rate_per_second",
@@ -95,9 +91,7 @@ def create_key(tenant: str, name: str, scopes: tuple[str, ...], rate_per_second:
         notes().print(f"key {id} of {tenant}; keep it now, it cannot be shown again", style="dim")
 
 
-async def _create_key(
-    dsn: str, tenant: str, name: str, scopes: tuple[str, ...], rate: int
-) -> tuple[str, int]:
+async def _create_key(dsn: str, tenant: str, name: str, scopes: tuple[str, ...], rate: int) -> tuple[str, int]:
     plain, prefix, digest = mint_api_key()
     async with connected(dsn) as conn:
         owner = await _existing(conn, tenant)

@@ -33,9 +33,7 @@ SANDBOX_SPEED = 3
 # still hold: the processes check them at their start, as always.
 FASTER = {
     "LANDED_TIMES__SEND_SECONDS": "2",
-    "LANDED_RETRY__LADDERS": json.dumps(
-        {klass: [1, 2, 4, 8] for klass in ("transactional", "promotional", "alert")}
-    ),
+    "LANDED_RETRY__LADDERS": json.dumps({klass: [1, 2, 4, 8] for klass in ("transactional", "promotional", "alert")}),
     "LANDED_RETRY__RETRY_AFTER_MAX_SECONDS": "2",
     "LANDED_RETRY__UNAUTHORIZED_PAUSE_SECONDS": "2",
     "LANDED_FOLLOW__CONFIRM_AFTER_SECONDS": "4",
@@ -116,9 +114,7 @@ class Service:
     async def _worker_is_alive(self) -> bool:
         process = self._worker.process
         async with connected(self.dsn) as conn:
-            return any(
-                row["alive"] and process and row["pid"] == process.pid for row in await operate.workers(conn)
-            )
+            return any(row["alive"] and process and row["pid"] == process.pid for row in await operate.workers(conn))
 
 
 async def _ready(child: Supervised, is_ready: Callable[[], Awaitable[bool]]) -> None:
@@ -184,9 +180,7 @@ def only_one(data_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Refused(
-                f"a service runs on {data_dir.absolute()} already; LANDED_DATA_DIR chooses another"
-            ) from None
+            raise Refused(f"a service runs on {data_dir.absolute()} already; LANDED_DATA_DIR chooses another") from None
         yield
 
 

@@ -117,9 +117,7 @@ class Play:
             Standing(
                 scenario,
                 sent=scenario.name in self._ids,
-                story=(
-                    story := stories.get(self._ids[scenario.name]) if scenario.name in self._ids else None
-                ),
+                story=(story := stories.get(self._ids[scenario.name]) if scenario.name in self._ids else None),
                 outside=self._outside(story),
                 refused=refused,
             )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
 from rich import box
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
@@ -20,6 +23,8 @@ from app.demo.verdict import Standing
 from app.store.demo import Story
 
 REFRESH_PER_SECOND = 8
+PICTURE_WIDTH = 164
+FONTS = re.compile(r"@font-face \{.*?\}", re.DOTALL)
 
 
 class Show:
@@ -66,6 +71,32 @@ def table(standings: Sequence[Standing], *, width: int) -> Table:
     for standing in standings:
         shown.add_row(*(column.cell(standing) for column in columns))
     return shown
+
+
+def summary(standings: Sequence[Standing]) -> Text:
+    """The outside world's ledger against our claims; and by name, what is not as it must be."""
+    proven = sum(standing.is_proven for standing in standings)
+    arrived = sum(standing.outside.arrivals for standing in standings)
+    twice = sum(standing.outside.arrivals > 1 for standing in standings)
+    text = Text.assemble(
+        (
+            f"{proven} of {len(standings)} proven",
+            "bold green" if proven == len(standings) else "bold red",
+        ),
+        f". The provider's own ledger: {arrived} accepted, {twice} accepted twice.",
+    )
+    for standing in standings:
+        if not standing.is_proven:
+            text.append(f"\n✗ {standing.scenario.name}: {'; '.join(standing.missing())}", style="red")
+    return text
+
+
+def draw(path: Path, title: str, standings: Sequence[Standing]) -> None:
+    """An SVG of what the terminal shows. Its font is the reader's own: fetching one would tell who reads."""
+    recorder = Console(record=True, width=PICTURE_WIDTH, file=io.StringIO(), force_terminal=True)
+    recorder.print(Text(f"{title}\n", style="bold"))
+    recorder.print(Group(table(standings, width=PICTURE_WIDTH), Text(), summary(standings)))
+    path.write_text(FONTS.sub("", recorder.export_svg(title="make run")))
 
 
 @dataclass(frozen=True, slots=True)

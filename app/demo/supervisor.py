@@ -62,11 +62,7 @@ class Supervised:
                 return
             self.deaths += 1
             self.died(self.program.name, status)
-            pause = (
-                PAUSE_SECONDS
-                if time.monotonic() - began > STEADY_SECONDS
-                else min(2 * pause, PAUSE_SECONDS_MAX)
-            )
+            pause = PAUSE_SECONDS if time.monotonic() - began > STEADY_SECONDS else min(2 * pause, PAUSE_SECONDS_MAX)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
                 return

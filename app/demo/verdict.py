@@ -10,9 +10,7 @@ from app.demo import words
 from app.demo.scenarios import End, Scenario
 from app.store.demo import Story
 
-ENDED = frozenset(
-    {"delivered", "bounced", "failed", "unconfirmed", "suppressed", "cancelled", "expired", "dead"}
-)
+ENDED = frozenset({"delivered", "bounced", "failed", "unconfirmed", "suppressed", "cancelled", "expired", "dead"})
 
 
 @dataclass(frozen=True, slots=True)

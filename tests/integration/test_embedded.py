@@ -254,6 +254,14 @@ server.stop()
     assert (home / "postgres").owner() == "nobody"
 
 
+def test_a_backend_of_initdb_is_not_taken_for_the_server(home: Path):
+    data_dir = home / "postgres"
+    data_dir.mkdir()
+    (data_dir / "postmaster.pid").write_text(f"-{os.getpid()}\n{data_dir}\n")
+    with pytest.raises(ConfigurationError, match="not running"):
+        EmbeddedPostgres(data_dir).find()
+
+
 def test_a_scratch_server_leaves_no_trace():
     with scratch_postgres(FAST) as server:
         assert value(server.dsn()) == 1
