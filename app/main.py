@@ -91,9 +91,7 @@ def create_app(settings: Settings) -> Litestar:
 async def _running(app: Litestar) -> AsyncIterator[None]:
     api: ApiState = app.state.api
     async with api.db:
-        listener = asyncio.create_task(
-            listen(api.db.dsn, [CONFIG_CHANNEL], api.heard, name="landed api listen")
-        )
+        listener = asyncio.create_task(listen(api.db.dsn, [CONFIG_CHANNEL], api.heard, name="landed api listen"))
         try:
             yield
         finally:
@@ -105,9 +103,9 @@ async def _running(app: Litestar) -> AsyncIterator[None]:
 
 async def _secure(message: Message, scope: Scope) -> None:
     if message["type"] == "http.response.start":
-        headers = list(message.get("headers", ()))
-        own = {name for name, _ in headers}
-        message["headers"] = headers + [header for header in SECURITY_HEADERS if header[0] not in own]
+        headers = message["headers"] = list(message.get("headers", ()))
+        own = [name for name, _ in headers]
+        headers += [header for header in SECURITY_HEADERS if header[0] not in own]
 
 
 def _openapi() -> OpenAPIConfig:

@@ -20,6 +20,7 @@ from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency
 from litestar.handlers.base import BaseRouteHandler
 
+from app.api.headers import header
 from app.cache import Cache
 from app.db import Database
 from app.errors import Forbidden, Unauthenticated
@@ -119,8 +120,7 @@ def caller_of(request: Request[Any, Any, Any]) -> Caller:
 
 def _presented(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
     """The key in the headers. Raises Unauthenticated."""
-    headers = connection.headers
-    authorization, key = headers.get("authorization"), headers.get("x-api-key")
+    authorization, key = header(connection.scope, b"authorization"), header(connection.scope, b"x-api-key")
     if authorization is not None:
         scheme, _, value = authorization.partition(" ")
         if scheme.lower() != "bearer":

@@ -78,9 +78,7 @@ def _parameters(document: dict[str, Any], operation: dict[str, Any]) -> str:
 
 def _body(document: dict[str, Any], operation: dict[str, Any]) -> str:
     content = operation.get("requestBody", {}).get("content", {})
-    return "".join(
-        _table(f"Body, {kind}", _fields(document, media["schema"])) for kind, media in content.items()
-    )
+    return "".join(_table(f"Body, {kind}", _fields(document, media["schema"])) for kind, media in content.items())
 
 
 def _responses(document: dict[str, Any], operation: dict[str, Any]) -> str:

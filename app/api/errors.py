@@ -83,9 +83,7 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, LockNotAvailable):
         return _of_ours(Unavailable("another transaction is at work on this", retry_after_seconds=1))
     if isinstance(error, OperationalError | InterfaceError | PoolTimeout):
-        return _of_ours(
-            Unavailable("the database went away", retry_after_seconds=DATABASE_RETRY_AFTER_SECONDS)
-        )
+        return _of_ours(Unavailable("the database went away", retry_after_seconds=DATABASE_RETRY_AFTER_SECONDS))
     return _of_ours(LandedError("an unexpected error, logged under this instance"))
 
 
@@ -116,9 +114,7 @@ def _of_ours(error: LandedError) -> Problem:
 def _headers_of(error: LandedError) -> dict[str, str]:
     headers = {}
     if error.retry_after_seconds is not None:
-        headers["Retry-After"] = str(
-            max(1, math.ceil(error.retry_after_seconds))
-        )  # whole seconds: RFC 9110, 10.2.3
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))  # whole seconds: RFC 9110, 10.2.3
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, 11.6.1
     return headers

@@ -29,9 +29,7 @@ async def ready(api: Api) -> Response[dict[str, Any]]:
         "accept_queue": "full" if api.desk.acceptor.full else "ok",
     }
     fit = all(result == "ok" for result in checks.values())
-    return Response(
-        {"status": "ok" if fit else "unavailable", "checks": checks}, status_code=200 if fit else 503
-    )
+    return Response({"status": "ok" if fit else "unavailable", "checks": checks}, status_code=200 if fit else 503)
 
 
 async def _database(api: Api) -> str:

@@ -7,6 +7,7 @@ import re
 from app.errors import FieldError, InvalidFields, InvalidRequest
 
 HEADER = "Idempotency-Key"
+RAW_HEADER = HEADER.lower().encode()
 KEY_LENGTH_MAX = 255
 PRINTABLE = re.compile(r"[\x20-\x7e]+")
 # RFC 8941, 3.3.3: a quoted string in which only the quote and the backslash are escaped.

@@ -18,7 +18,8 @@ from pydantic import Field
 
 from app.api.auth import CalledBy, authenticate, requires
 from app.api.errors import problem_of
-from app.api.idempotency import HEADER, check_key, header_key, required_key
+from app.api.headers import headers
+from app.api.idempotency import HEADER, RAW_HEADER, check_key, header_key, required_key
 from app.api.schemas import (
     BatchAnswer,
     Body,
@@ -39,9 +40,7 @@ from app.errors import LandedError, NotFound
 from app.flows.accept import Accepted, Answer, NotificationRequest, accept, accept_many
 from app.store import notifications as store
 
-BATCH_PAUSE_ITEMS = (
-    100  # checked between two turns of the event loop, so that a batch delays nobody by its length
-)
+BATCH_PAUSE_ITEMS = 100  # checked between two turns of the event loop, so that a batch delays nobody by its length
 
 _json = msgspec.json.Encoder()
 
@@ -70,7 +69,7 @@ async def send(request: Request[Any, Any, Any]) -> Response[bytes]:
     caller = await authenticate(request, "send")
     await api.limiter.take(caller)
     body = parse(SendRequest, await read_json(request, bytes_max=api.settings.api.body_bytes_max))
-    key = required_key(header_key(request.headers.getall(HEADER, [])), body.idempotency_key)
+    key = required_key(header_key(headers(request.scope, RAW_HEADER)), body.idempotency_key)
     accepted = await accept(api.desk, body.wanted(), tenant_id=caller.tenant_id, key=key)
     return Response(
         accepted.response,
@@ -96,7 +95,7 @@ async def send_batch(request: Request[Any, Any, Any]) -> Response[bytes]:
     api: ApiState = request.app.state.api
     caller = await authenticate(request, "send")
     raw = await read_json(request, bytes_max=api.settings.api.batch_bytes_max)
-    batch_key = header_key(request.headers.getall(HEADER, []))
+    batch_key = header_key(headers(request.scope, RAW_HEADER))
     items = batch_items(raw)
     await api.limiter.take(caller, len(items))
     checked = []
@@ -107,17 +106,14 @@ async def send_batch(request: Request[Any, Any, Any]) -> Response[bytes]:
     wanted = [one for one in checked if not isinstance(one, LandedError)]
     answers = iter(await accept_many(api.desk, wanted, tenant_id=caller.tenant_id))
     results = [
-        _result(index, one if isinstance(one, LandedError) else next(answers))
-        for index, one in enumerate(checked)
+        _result(index, one if isinstance(one, LandedError) else next(answers)) for index, one in enumerate(checked)
     ]
     accepted = sum("id" in result for result in results)
     answer = {"accepted": accepted, "refused": len(results) - accepted, "items": results}
     return Response(_json.encode(answer), media_type=MediaType.JSON)
 
 
-def _checked_item(
-    item: object, batch_key: str | None, index: int
-) -> tuple[NotificationRequest, str] | LandedError:
+def _checked_item(item: object, batch_key: str | None, index: int) -> tuple[NotificationRequest, str] | LandedError:
     """An item with its key: its own, or the batch's with its index."""
     try:
         body = parse_item(SendRequest, item)

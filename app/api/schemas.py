@@ -8,18 +8,19 @@ or a log line (ids, keys, addresses) are free of all control characters, CR and 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, cast
 from uuid import UUID
 
 from litestar import Request
-from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.openapi.spec import OpenAPIMediaType, Operation, Parameter, RequestBody, Schema
+from litestar.types import HTTPReceiveMessage
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -31,6 +32,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
+from app.api.headers import header
 from app.domain.models import Channel
 from app.errors import FieldError, InvalidFields, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 from app.flows.accept import NotificationRequest
@@ -40,6 +42,7 @@ ERRORS_SHOWN_MAX = 20  # a body of a million wrong fields needs no answer of a m
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)")
 INTEGER_MAX = 2**64 - 1
 INTEGER_MIN = -(2**63)
+SURROGATE = re.compile("[\ud800-\udfff]")
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 M = TypeVar("M", bound=BaseModel)
@@ -53,9 +56,7 @@ class Body(BaseModel):
 
 def _one_line(text: str) -> str:
     if CONTROL.search(text):
-        raise PydanticCustomError(
-            "control_characters", "must not contain control characters such as CR or LF"
-        )
+        raise PydanticCustomError("control_characters", "must not contain control characters such as CR or LF")
     return text
 
 
@@ -67,8 +68,7 @@ def _no_nul(text: str) -> str:
 
 def _storable(variables: dict[str, Any]) -> dict[str, Any]:
     """Whatever of a JSON document cannot be kept in jsonb. Raises InvalidFields, which names each place."""
-    if errors := list(unstorable("variables", variables)):
-        raise InvalidFields(*errors[:ERRORS_SHOWN_MAX])
+    check_storable("variables", variables)
     return variables
 
 
@@ -100,12 +100,8 @@ class SendRequest(Body):
     recipient_id: RecipientId
     category: Name
     template_id: Name
-    template_version: int | None = Field(
-        default=None, ge=1, le=2**31 - 1, description="default: the newest published"
-    )
-    channel: Channel | None = Field(
-        default=None, strict=False, description="short for channels with one element"
-    )
+    template_version: int | None = Field(default=None, ge=1, le=2**31 - 1, description="default: the newest published")
+    channel: Channel | None = Field(default=None, strict=False, description="short for channels with one element")
     channels: list[Annotated[Channel, Field(strict=False)]] | None = Field(
         default=None, min_length=1, max_length=len(Channel), description="default: the category's"
     )
@@ -139,26 +135,28 @@ class SendRequest(Body):
 
 async def read_body(request: Request[Any, Any, Any], *, bytes_max: int) -> bytes:
     """The raw body. Raises PayloadTooLarge as soon as the length says so, announced or counted."""
-    parts = []
-    size = request.content_length or 0
-    try:
-        if size <= bytes_max:
-            size = 0
-            async for part in request.stream():
-                size += len(part)
-                if size > bytes_max:
-                    break
-                parts.append(part)
-    except RequestEntityTooLarge:  # the handler's own limit, for those that read in another way
-        size = bytes_max + 1
-    if size > bytes_max:
-        raise PayloadTooLarge(f"the body may have {bytes_max} bytes", bytes_max=bytes_max)
+    too_large = PayloadTooLarge(f"the body may have {bytes_max} bytes", bytes_max=bytes_max)
+    announced = header(request.scope, b"content-length")
+    if announced is not None and announced.isdecimal() and int(announced) > bytes_max:
+        raise too_large
+    parts, size, more = [], 0, True
+    while more:
+        message = cast(HTTPReceiveMessage, await request.receive())
+        if message["type"] == "http.disconnect":
+            raise InvalidRequest("the connection was closed before the body had come")
+        part = message.get("body", b"")
+        size += len(part)
+        if size > bytes_max:
+            raise too_large
+        parts.append(part)
+        more = message.get("more_body", False)
     return b"".join(parts)
 
 
 async def read_json(request: Request[Any, Any, Any], *, bytes_max: int) -> bytes:
     """The raw body of a request that must say it is JSON. Raises UnsupportedMediaType, PayloadTooLarge."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    content_type = header(request.scope, b"content-type") or ""
+    media_type = content_type.partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise UnsupportedMediaType(f"Content-Type is {media_type or 'missing'}; it must be application/json")
     return await read_body(request, bytes_max=bytes_max)
@@ -180,9 +178,7 @@ def parse(model: type[M], body: bytes) -> M:
         raise refusal(model, error, body) from None
 
 
-def refusal(
-    model: type[BaseModel], error: ValidationError, body: bytes = b""
-) -> InvalidRequest | InvalidFields:
+def refusal(model: type[BaseModel], error: ValidationError, body: bytes = b"") -> InvalidRequest | InvalidFields:
     """A failed validation in our words."""
     details = error.errors(include_url=False, include_context=True)
     if details[0]["type"] == "json_invalid":
@@ -196,12 +192,32 @@ def path_of(location: tuple[int | str, ...]) -> str:
     return path.removeprefix(".") or "body"
 
 
+def check_storable(path: str, value: Any) -> None:
+    """Raises InvalidFields naming each place of a JSON document that jsonb cannot hold as what it is."""
+    if not _is_storable(value):
+        raise InvalidFields(*itertools.islice(unstorable(path, value), ERRORS_SHOWN_MAX))
+
+
+def _is_storable(value: Any) -> bool:
+    """One quick look at every value of every request; what is wrong with one is worked out only then."""
+    kind = type(value)
+    if kind is str:
+        return "\x00" not in value and (value.isascii() or not SURROGATE.search(value))
+    if kind is dict:
+        return all(map(_is_storable, value)) and all(map(_is_storable, value.values()))
+    if kind is list:
+        return all(map(_is_storable, value))
+    if kind is int:
+        return bool(INTEGER_MIN <= value <= INTEGER_MAX)
+    return kind is not float or math.isfinite(value)
+
+
 def unstorable(path: str, value: object) -> Iterator[FieldError]:
     """The places of a JSON document that jsonb cannot hold, or not as what they are."""
     if isinstance(value, str):
         if "\x00" in value:
             yield FieldError(path, "must not contain NUL (\\u0000)")
-        if any("\ud800" <= char <= "\udfff" for char in value):
+        if SURROGATE.search(value):
             yield FieldError(path, "must not contain half of a surrogate pair")
     elif isinstance(value, int):
         if not INTEGER_MIN <= value <= INTEGER_MAX:
@@ -225,12 +241,8 @@ def _not_json(body: bytes, message: str) -> InvalidRequest | InvalidFields:
     the place is.
     """
     if b"\\ud" in body.lower():
-        try:
-            errors = list(unstorable("", json.loads(body)))
-        except (ValueError, RecursionError):
-            errors = []
-        if errors:
-            return InvalidFields(*errors[:ERRORS_SHOWN_MAX])
+        with contextlib.suppress(ValueError, RecursionError):
+            check_storable("", json.loads(body))
     return InvalidRequest(message[:1].lower() + message[1:])
 
 
@@ -259,9 +271,7 @@ def batch_items(body: bytes) -> list[Any]:
     """The items of a batch, not yet looked at. Raises InvalidRequest, InvalidFields."""
     document = _any_json(body)
     if not isinstance(document, dict) or not isinstance(document.get("items"), list):
-        raise InvalidFields(
-            FieldError("items", f"is required: a list of 1 to {BATCH_ITEMS_MAX} notifications")
-        )
+        raise InvalidFields(FieldError("items", f"is required: a list of 1 to {BATCH_ITEMS_MAX} notifications"))
     if unknown := document.keys() - {"items"}:
         raise InvalidFields(
             *(
@@ -271,16 +281,13 @@ def batch_items(body: bytes) -> list[Any]:
         )
     items: list[Any] = document["items"]
     if not 1 <= len(items) <= BATCH_ITEMS_MAX:
-        raise InvalidFields(
-            FieldError("items", f"must have 1 to {BATCH_ITEMS_MAX} elements; it has {len(items)}")
-        )
+        raise InvalidFields(FieldError("items", f"must have 1 to {BATCH_ITEMS_MAX} elements; it has {len(items)}"))
     return items
 
 
 def parse_item(model: type[M], item: object) -> M:
     """One item of a batch. Raises InvalidFields, with paths that begin in the item."""
-    if errors := list(unstorable("", item)):
-        raise InvalidFields(*errors[:ERRORS_SHOWN_MAX])
+    check_storable("", item)
     try:
         return model.model_validate(item)
     except ValidationError as error:

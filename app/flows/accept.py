@@ -194,9 +194,7 @@ async def accept_many(
     now = datetime.now(UTC)
     checked = [await _check(desk, request, tenant_id, key, now) for request, key in requests]
     accepted = iter(await desk.acceptor.accept_many([one for one in checked if isinstance(one, AcceptItem)]))
-    earlier = iter(
-        await _earlier_answers(desk, tenant_id, [one for one in checked if isinstance(one, Refused)])
-    )
+    earlier = iter(await _earlier_answers(desk, tenant_id, [one for one in checked if isinstance(one, Refused)]))
     return [next(accepted) if isinstance(one, AcceptItem) else next(earlier) for one in checked]
 
 
@@ -223,8 +221,7 @@ async def _earlier_answers(desk: Desk, tenant_id: int, refused: Sequence[Refused
         ]
         await store.barrier(conn)
     return [
-        _answer(one.request, verdict) if verdict else one.error
-        for one, verdict in zip(refused, verdicts, strict=True)
+        _answer(one.request, verdict) if verdict else one.error for one, verdict in zip(refused, verdicts, strict=True)
     ]
 
 
@@ -310,17 +307,13 @@ def _channels(request: NotificationRequest, category: CategoryTerms, rules: Rule
     channels = category.channels if request.channels is None else request.channels
     for channel in channels:
         if channel not in rules.channels:
-            raise _wrong(
-                "channels", f"nothing is configured to send {channel}: routes.{channel} names no provider"
-            )
+            raise _wrong("channels", f"nothing is configured to send {channel}: routes.{channel} names no provider")
     if len(set(channels)) < len(channels):
         raise _wrong("channels", "names a channel twice")
     return channels
 
 
-def _contents(
-    request: NotificationRequest, channels: Sequence[str], terms: Terms
-) -> tuple[int, list[ContentTerms]]:
+def _contents(request: NotificationRequest, channels: Sequence[str], terms: Terms) -> tuple[int, list[ContentTerms]]:
     """The version to send and its published content for these channels (R-064, R-147, R-148)."""
     template = f"template {request.template_id!r}"
     if not terms.contents:
@@ -353,9 +346,7 @@ def _unpublished(version: str, channel: str, contents: Sequence[ContentTerms]) -
     if not statuses:
         return _wrong("channels", f"{version} has no content for {channel}")
     if "draft" in statuses:
-        return _wrong(
-            "template_version", f"{version} is a draft: it can be previewed, and sent once it is published"
-        )
+        return _wrong("template_version", f"{version} is a draft: it can be previewed, and sent once it is published")
     return _wrong("template_version", f"{version} is archived")
 
 

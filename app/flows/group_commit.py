@@ -112,9 +112,7 @@ class Acceptor(Generic[I, A]):
 
     def _enter(self, item: I) -> _Waiting[I, A]:
         if self.full:
-            raise Unavailable(
-                "too many requests are waiting to be accepted", retry_after_seconds=RETRY_AFTER_SECONDS
-            )
+            raise Unavailable("too many requests are waiting to be accepted", retry_after_seconds=RETRY_AFTER_SECONDS)
         identity = self._identity(item)
         if identity is not None:
             if identity in self._under_way:
@@ -193,9 +191,7 @@ def _over_a_key(error: psycopg.Error) -> bool:
 
 
 def _busy() -> Unavailable:
-    return Unavailable(
-        "another transaction keeps this from being stored", retry_after_seconds=RETRY_AFTER_SECONDS
-    )
+    return Unavailable("another transaction keeps this from being stored", retry_after_seconds=RETRY_AFTER_SECONDS)
 
 
 def _unexpected(error: Exception) -> LandedError:

@@ -41,9 +41,7 @@ class Terms:
 
 async def terms(conn: Connection, tenant_id: int, category: str, template_id: str) -> Terms:
     async with conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(
-            TERMS, {"tenant_id": tenant_id, "category": category, "template_id": template_id}
-        )
+        await cursor.execute(TERMS, {"tenant_id": tenant_id, "category": category, "template_id": template_id})
         row = await cursor.fetchone()
     assert row is not None
     return Terms(

@@ -123,9 +123,7 @@ async def accept(conn: Connection, items: str, key_ttl: timedelta) -> list[Verdi
         return await cursor.fetchall()
 
 
-async def stored_answer(
-    conn: Connection, *, tenant_id: int, key: str, request: dict[str, Any]
-) -> Verdict | None:
+async def stored_answer(conn: Connection, *, tenant_id: int, key: str, request: dict[str, Any]) -> Verdict | None:
     """What this key answers to this request (``replayed`` or ``key_reused``); None when it is new."""
     async with conn.cursor(row_factory=class_row(Verdict)) as cursor:
         await cursor.execute(STORED_ANSWER, {"tenant_id": tenant_id, "key": key, "request": Jsonb(request)})
@@ -161,9 +159,7 @@ async def events(conn: Connection, notification_id: UUID) -> list[Event]:
         return await cursor.fetchall()
 
 
-async def cancel(
-    conn: Connection, *, tenant: str, notification_id: UUID, reason: str, actor: str
-) -> list[Stopped]:
+async def cancel(conn: Connection, *, tenant: str, notification_id: UUID, reason: str, actor: str) -> list[Stopped]:
     """Raises psycopg's NoDataFound when the tenant has no such notification."""
     await conn.execute(ACT_AS, {"actor": actor})
     async with conn.cursor(row_factory=class_row(Stopped)) as cursor:
