@@ -1,0 +1,333 @@
+"""The whole service as real processes around one database: API, worker and provider sandbox, with compressed times.
+
+What takes minutes in production takes seconds here; the inequalities between the times still hold, because the
+processes check them at their start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID, uuid4
+
+import httpx
+import psycopg
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from app.api.auth import mint_api_key
+from tests.sandbox_process import SandboxProcess, free_port, wait_until
+
+ROOT = Path(__file__).parent.parent
+PATIENCE_SECONDS = 60.0
+STOP_SECONDS = 30.0
+
+TIMES = {
+    "LANDED_TIMES__GATE_SECONDS": "3",
+    "LANDED_TIMES__SEND_SECONDS": "1.5",
+    "LANDED_TIMES__COMMIT_MAX_SECONDS": "1",
+    "LANDED_TIMES__LEASE_SECONDS": "6",
+    "LANDED_TIMES__SHUTDOWN_GRACE_SECONDS": "5",
+    "LANDED_RETRY__LADDERS": json.dumps(
+        {klass: [0.3, 0.5, 1, 2] for klass in ("transactional", "promotional", "alert")}
+    ),
+    "LANDED_RETRY__RETRY_AFTER_MAX_SECONDS": "2",
+    "LANDED_RETRY__UNAUTHORIZED_PAUSE_SECONDS": "0.5",
+    "LANDED_FOLLOW__CONFIRM_AFTER_SECONDS": "1",
+    "LANDED_FOLLOW__AMBIGUOUS_FIRST_LOOKUP_SECONDS": "0.3",
+    "LANDED_FOLLOW__LOOKUP_BACKOFF": "1",
+    "LANDED_FOLLOW__PARK_RETRY_SECONDS": "1",
+    "LANDED_FOLLOW__RECONCILE_EVERY_SECONDS": "1",
+    "LANDED_WORKER__POLL_SECONDS": "0.5",
+    "LANDED_WORKER__HEARTBEAT_SECONDS": "1",
+}
+SETTLE_SECONDS = 1.0  # the sandbox knows at once what it took; a call that is over was taken or it was not
+
+TEMPLATES = {
+    "order": "Order {{ order_id }} is on its way.",
+    "endless": "{% for a in range(99999) %}{% for b in range(99999) %}{{ order_id }}{% endfor %}{% endfor %}",
+}
+
+
+class Program:
+    """One process of the service, which can be stopped, killed and started again."""
+
+    def __init__(self, module: str, environment: dict[str, str], output_path: Path) -> None:
+        self._arguments = [sys.executable, "-m", module]
+        self._environment = environment
+        self.output_path = output_path
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, **environment: str) -> None:
+        """environment: variables for this start only, such as LANDED_CRASH_AT."""
+        with self.output_path.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._arguments,
+                cwd=ROOT,
+                env=self._environment | environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def crashed(self) -> bool:
+        """Whether it has ended by itself; raises if it did so for another reason than the one it was told."""
+        assert self._process is not None
+        status = self._process.poll()
+        if status not in (None, 137):
+            raise RuntimeError(f"ended with {status}: {self.output_path.read_text()[-4000:]}")
+        return status == 137
+
+    def kill(self) -> None:
+        """As a crash or a power cut would."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """The polite way: what is under way is finished."""
+        self._end(signal.SIGTERM)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is None:
+            return
+        self._process.send_signal(how)
+        try:
+            self._process.wait(STOP_SECONDS)
+        finally:
+            if self._process.poll() is None:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+
+class System:
+    """Everything, used as ``with``: started, ready to send for one tenant, and stopped at the end."""
+
+    def __init__(
+        self, dsn: str, directory: Path, *, speed: float = 60, environment: dict[str, str] | None = None, **sandbox: Any
+    ) -> None:
+        """speed and further options are the sandbox's; environment overrides settings."""
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.dsn = dsn
+        self.sandbox = SandboxProcess(
+            directory / "ledger.jsonl",
+            webhook_url=f"{self.url}/api/v1/webhooks/mailgun",
+            speed=speed,
+            **{"hold_seconds": 5, **sandbox},
+        )
+        settings = self._settings(directory, port) | (environment or {})
+        self.api = Program("app.api.server", settings, directory / "api.out")
+        self.worker = Program("jobs.worker", settings, directory / "worker.out")
+        self._session = psycopg.connect(dsn, autocommit=True, row_factory=dict_row, application_name="landed tests")
+        self.tenant_id = 0
+        self.client = httpx.Client(base_url=f"{self.url}/api/v1", timeout=30)
+
+    def _settings(self, directory: Path, port: int) -> dict[str, str]:
+        account = {
+            "adapter": "mailgun",
+            "domain": self.sandbox.domain,
+            "api_key": self.sandbox.api_key,
+            "webhook_signing_key": self.sandbox.signing_key,
+            "base_url": self.sandbox.url,
+            "lookup_settle_seconds": SETTLE_SECONDS,
+        }
+        foreign = {name: value for name, value in os.environ.items() if not name.startswith("LANDED_")}
+        return (
+            foreign
+            | TIMES
+            | {
+                "LANDED_CONFIG": str(directory / "none.toml"),
+                "LANDED_DATABASE_URL": self.dsn,
+                "LANDED_DATA_DIR": str(directory),
+                "LANDED_API__PORT": str(port),
+                "LANDED_PROVIDERS": json.dumps({"mailgun": account}),
+                "LANDED_ROUTES": json.dumps({"email": ["mailgun"]}),
+            }
+        )
+
+    # -- life ------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        try:
+            self._seed()
+            self.worker.start()
+            self.api.start()
+            self.sandbox.start()
+            self.wait_for_api()
+            self.wait_for_worker()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        try:
+            self.worker.stop()
+            self.api.stop()
+        finally:
+            self.sandbox.__exit__(None, None, None)
+            self.client.close()
+            self._session.close()
+
+    def wait_for_api(self) -> None:
+        def answers() -> bool:
+            assert self.api.running, self.api.output_path.read_text()[-4000:]
+            try:
+                return httpx.get(f"{self.url}/health/ready").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        wait_until(answers, seconds=PATIENCE_SECONDS, what="the API's start")
+
+    def wait_for_worker(self) -> None:
+        def registered() -> Any:
+            assert self.worker.running, self.worker.output_path.read_text()[-4000:]
+            return self.rows("SELECT FROM store.workers WHERE pid = %s", self.worker.pid)
+
+        wait_until(registered, seconds=PATIENCE_SECONDS, what="the worker's start")
+
+    def _seed(self) -> None:
+        [tenant] = self.rows(
+            "INSERT INTO store.tenants (name, sender) VALUES ('shop', 'Shop <shop@sandbox.landed.test>') RETURNING id"
+        )
+        self.tenant_id = tenant["id"]
+        plain, prefix, digest = mint_api_key()
+        self.rows(
+            "INSERT INTO store.api_keys (tenant_id, name, prefix, hash, scopes, rate_per_second, burst) "
+            "VALUES (%s, 'tests', %s, %s, '{send,read,admin}', 100000, 100000) RETURNING id",
+            self.tenant_id,
+            prefix,
+            digest,
+        )
+        self.client.headers["Authorization"] = f"Bearer {plain}"
+        for name, text in TEMPLATES.items():
+            self.rows(
+                "INSERT INTO store.templates "
+                "(tenant_id, template_id, version, subject, text, variables, status, published_at) "
+                "VALUES (%s, %s, 1, 'Your order', %s, %s, 'published', now()) RETURNING version",
+                self.tenant_id,
+                name,
+                text,
+                Jsonb({"order_id": {"required": True}}),
+            )
+        self.category("orders")
+
+    # -- what a producer does --------------------------------------------------------------------------------
+
+    def category(self, name: str, **columns: Any) -> str:
+        values = {"class": "transactional", "ambiguity_policy": "resend_if_absent", "validity_seconds": 3600} | columns
+        self.rows(
+            "INSERT INTO store.categories (tenant_id, name, class, ambiguity_policy, validity_seconds) "
+            "VALUES (%s, %s, %s, %s, %s) RETURNING name",
+            self.tenant_id,
+            name,
+            values["class"],
+            values["ambiguity_policy"],
+            values["validity_seconds"],
+        )
+        return name
+
+    def recipient(self, address: str) -> str:
+        self.rows(
+            "INSERT INTO store.recipients (tenant_id, id, email) VALUES (%s, %s, %s) "
+            "ON CONFLICT DO NOTHING RETURNING id",
+            self.tenant_id,
+            address,
+            address,
+        )
+        return address
+
+    def post(self, address: str, *, key: str | None = None, **changes: Any) -> httpx.Response:
+        body = {
+            "recipient_id": self.recipient(address),
+            "category": "orders",
+            "template_id": "order",
+            "variables": {"order_id": "A-1"},
+        }
+        headers = {"Idempotency-Key": key or str(uuid4())}
+        return self.client.post("/notifications/send", json=body | changes, headers=headers)
+
+    def send(self, address: str, **changes: Any) -> UUID:
+        """Sends one message; answers its notification's id."""
+        response = self.post(address, **changes)
+        assert response.status_code == 202, response.text
+        return UUID(response.json()["id"])
+
+    # -- what can be seen of it ------------------------------------------------------------------------------
+
+    def rows(self, statement: str, *parameters: Any) -> list[dict[str, Any]]:
+        return self._session.execute(statement, parameters).fetchall()  # type: ignore[arg-type]
+
+    def delivery(self, notification: UUID) -> dict[str, Any] | None:
+        """Its row in reporting.deliveries; None before intake."""
+        found = self.rows("SELECT * FROM reporting.deliveries WHERE notification_id = %s", notification)
+        return found[0] if found else None
+
+    def delivered_as(self, notification: UUID, *states: str) -> dict[str, Any]:
+        """Waits until the delivery is in one of these states."""
+
+        def there() -> dict[str, Any] | None:
+            delivery = self.delivery(notification)
+            return delivery if delivery and delivery["state"] in states else None
+
+        try:
+            found: dict[str, Any] = wait_until(there, seconds=PATIENCE_SECONDS)
+        except TimeoutError:
+            story = [(entry["kind"], entry["data"]) for entry in self.timeline(notification)]
+            raise AssertionError(f"wanted {states}, have {self.delivery(notification)}, after {story}") from None
+        return found
+
+    def timeline(self, notification: UUID) -> list[dict[str, Any]]:
+        return self.rows(
+            "SELECT * FROM reporting.timeline WHERE notification_id = %s ORDER BY recorded_at, event_id NULLS FIRST",
+            notification,
+        )
+
+    def kinds(self, notification: UUID) -> list[str]:
+        return [entry["kind"] for entry in self.timeline(notification)]
+
+    def wait_for_kind(self, notification: UUID, kind: str, times: int = 1) -> None:
+        wait_until(
+            lambda: self.kinds(notification).count(kind) >= times,
+            seconds=PATIENCE_SECONDS,
+            what=f"{times} times {kind}",
+        )
+
+    def suppressions(self, address: str) -> list[tuple[str, str]]:
+        """(reason, scope) of each that is in force."""
+        found = self.rows(
+            "SELECT reason, scope FROM store.suppressions WHERE address = %s AND lifted_at IS NULL", address.lower()
+        )
+        return [(row["reason"], row["scope"]) for row in found]
+
+    def times_sent(self, notification: UUID) -> int:
+        """How often the outside world was given this message."""
+        delivery = self.delivery(notification)
+        return 0 if delivery is None else self.times_accepted(delivery["delivery_id"])
+
+    def times_accepted(self, delivery_id: UUID) -> int:
+        return len(self.sandbox.ledger(kind="accepted", landed_delivery=str(delivery_id)))
+
+    def stuck(self) -> Sequence[dict[str, Any]]:
+        """Must always be empty."""
+        return self.rows("SELECT * FROM reporting.stuck")
