@@ -67,7 +67,8 @@ _settling: dict[Connection, asyncio.Future[None]] = {}
 class Database:
     """A pool of connections to one server, with one way to open a transaction."""
 
-    def __init__(self, dsn: str, *, name: str, size_max: int = 10, options: str = "") -> None:
+    def __init__(self, dsn: str, *, name: str, size_max: int = 10, options: str = "", check: bool = True) -> None:
+        """check: try a connection before handing it out, for callers who would have to answer for a dead one."""
         self.dsn = dsn
         self._reaping: set[asyncio.Task[None]] = set()
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
@@ -84,7 +85,7 @@ class Database:
             reconnect_timeout=CONNECT_SECONDS_MAX,
             open=False,
             name=name,
-            check=AsyncConnectionPool.check_connection,
+            check=AsyncConnectionPool.check_connection if check else None,
         )
 
     async def open(self) -> None:

@@ -65,7 +65,7 @@ class Worker:
         self.providers = ProviderSet(settings.providers)
         self.signing_key = signing_secret(settings)
         size = CONNECTIONS_PER_LANE * len(self.lanes) + len(NotificationClass) + 4
-        self.db = Database(dsn, name="landed worker", size_max=size, options=HOT_PATH_OPTIONS)
+        self.db = Database(dsn, name="landed worker", size_max=size, options=HOT_PATH_OPTIONS, check=False)
         self._loops: dict[str, asyncio.Event] = {}
         self._stopping = asyncio.Event()
 

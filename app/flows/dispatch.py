@@ -91,7 +91,8 @@ class Dispatcher:
         self._signing_key = signing_key
         self._policy = retry_policy(settings, lane.klass)
         self._templates: dict[tuple[int, str, int], TemplateSource] = {}
-        self._free = settings.worker.concurrency
+        self._free = settings.worker.in_hand_max
+        self._lines = asyncio.Semaphore(settings.worker.concurrency)
         self._freed = asyncio.Event()
         self._finished: list[Finished] = []
         self._to_record = asyncio.Event()
@@ -177,8 +178,8 @@ class Dispatcher:
         return taken
 
     async def _room(self) -> None:
-        """Waits until a fair part of the permits is free: a claim of one row costs as much as one of a hundred."""
-        while self._free < max(1, self._settings.worker.concurrency // 4) and not self._stopping:
+        """Waits until a fair part of our hands is free: a claim of one row costs as much as one of a hundred."""
+        while self._free < max(1, self._settings.worker.in_hand_max // 4) and not self._stopping:
             self._freed.clear()
             await self._freed.wait()
 
@@ -242,7 +243,8 @@ class Dispatcher:
     async def _send(self, claimed: Claimed, rendered: Rendered, provider: Provider, began: float) -> None:
         outcome = Outcome(OutcomeKind.UNKNOWN, "the call ended without an outcome")
         try:
-            outcome = await self._call(claimed, rendered, provider, began)
+            async with self._lines:
+                outcome = await self._call(claimed, rendered, provider, began)
         except Exception as error:
             # A mistake of ours after the intent: what left the socket is not known, so it is resolved, not resent.
             log.exception("send_failed", delivery_id=str(claimed.id), error=type(error).__name__)

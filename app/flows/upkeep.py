@@ -12,7 +12,7 @@ from app.store import upkeep as store
 
 log = structlog.get_logger()
 
-DAYS_AHEAD = 7  # a week without upkeep before anything stops
+DAYS_AHEAD = 3  # a long weekend without upkeep before anything stops; each day more is opened by every claim
 PURGE_BATCH = 5000
 PURGE_BATCHES_MAX = 200
 

@@ -56,4 +56,7 @@ async def claim_accepted(conn: Connection, *, klass: str, limit: int) -> list[Ac
 
 
 async def write_plans(conn: Connection, plans: Sequence[PlannedNotification]) -> None:
-    await conn.execute(WRITE_PLANS, {"plans": _json.encode(plans).decode()})
+    await conn.execute(
+        WRITE_PLANS,
+        {"plans": _json.encode(plans).decode(), "first": min(p.id for p in plans), "last": max(p.id for p in plans)},
+    )

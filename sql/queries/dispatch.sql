@@ -1,5 +1,8 @@
 -- The statements of flows.dispatch. A claim is three of them in one transaction, each with a snapshot of its own: lock
 -- rows, share the locks of their addresses, and only then look at suppressions and write the intents (I1, I2, I11).
+--
+-- A batch's smallest and largest id bound every join to a partitioned table, so that a statement opens the partitions of
+-- the days it works on and not those of a whole month.
 
 -- name: share_fence
 -- A promotion takes this lock exclusively: no claim straddles a change of epoch (I2).
@@ -57,7 +60,7 @@ WITH fence AS (
            CASE WHEN s.reason IS NOT NULL THEN 'suppressed' WHEN d.expires_at <= now() THEN 'expired' END AS ending,
            coalesce('suppressed:' || s.reason, 'expired') AS ending_reason
     FROM unnest(%(shards)s::smallint[], %(ids)s::uuid[]) AS due(shard, id)
-    JOIN store.deliveries d ON d.shard = due.shard AND d.id = due.id
+    JOIN store.deliveries d ON d.shard = due.shard AND d.id = due.id AND d.id BETWEEN %(first)s AND %(last)s
     CROSS JOIN fence
     LEFT JOIN LATERAL (
         SELECT s.reason
@@ -89,6 +92,7 @@ WITH fence AS (
     FROM judged j
     WHERE d.shard = j.shard
       AND d.id = j.id
+      AND d.id BETWEEN %(first)s AND %(last)s
     RETURNING d.shard, d.id, d.notification_id, d.tenant_id, d.category, d.class, d.channel, d.address, d.sender,
               d.reply_to, d.template_id, d.template_version, d.state, d.attempt_no, d.failures, d.expires_at
 ), told AS (
@@ -106,7 +110,10 @@ SELECT m.shard, m.id, m.notification_id, m.tenant_id, m.category, m.class AS kla
        coalesce(c.track_opens, false) AS track_opens,
        coalesce(c.track_clicks, false) AS track_clicks
 FROM moved m
-JOIN store.notifications n ON n.shard = m.shard AND n.id = m.notification_id
+JOIN store.notifications n
+    ON n.shard = m.shard
+   AND n.id = m.notification_id
+   AND n.id BETWEEN store.children_from(%(first)s) AND store.children_to(%(last)s)
 JOIN store.tenants t ON t.id = m.tenant_id
 LEFT JOIN store.categories c ON c.tenant_id = m.tenant_id AND c.name = m.category
 WHERE m.state = 'sending';
@@ -115,7 +122,7 @@ WHERE m.state = 'sending';
 -- Whoever changes deliveries and attempts together takes the deliveries first, in id order: no deadlocks.
 SELECT d.id
 FROM unnest(%(shards)s::smallint[], %(ids)s::uuid[]) AS u(shard, id)
-JOIN store.deliveries d ON d.shard = u.shard AND d.id = u.id
+JOIN store.deliveries d ON d.shard = u.shard AND d.id = u.id AND d.id BETWEEN %(first)s AND %(last)s
 ORDER BY d.id
 FOR UPDATE OF d;
 
@@ -135,6 +142,7 @@ WITH outcome AS MATERIALIZED (
             WHEN o.attempt_state = 'accepted' AND EXISTS (
                 SELECT FROM store.attempts b
                 WHERE b.shard = a.shard AND b.delivery_id = a.delivery_id AND b.no <> a.no AND b.state = 'accepted'
+                  AND b.delivery_id BETWEEN %(first)s AND %(last)s
             ) THEN 'duplicate'
             ELSE o.attempt_state
         END,
@@ -147,6 +155,7 @@ WITH outcome AS MATERIALIZED (
     FROM outcome o
     WHERE a.shard = o.shard
       AND a.delivery_id = o.id
+      AND a.delivery_id BETWEEN %(first)s AND %(last)s
       AND a.no = o.no
       AND a.content_hash IS NULL  -- what we saw ourselves is recorded once, also when its commit was and seemed not to be
       AND (a.state IN ('open', 'ambiguous')
@@ -167,6 +176,7 @@ WITH outcome AS MATERIALIZED (
     FROM closed o
     WHERE d.shard = o.shard
       AND d.id = o.id
+      AND d.id BETWEEN %(first)s AND %(last)s
       -- Whatever we concluded meanwhile, and whichever attempt is under way: what was accepted is sent.
       AND ((d.attempt_no = o.no AND d.state IN ('sending', 'ambiguous'))
            OR (o.state = 'sent' AND d.state NOT IN ('sent', 'delivered', 'bounced', 'failed')))
@@ -179,6 +189,7 @@ WITH outcome AS MATERIALIZED (
     FROM outcome o
     WHERE d.shard = o.shard
       AND d.id = o.id
+      AND d.id BETWEEN %(first)s AND %(last)s
       AND o.state = 'sent'
       AND d.state IN ('delivered', 'bounced', 'failed', 'sent')
       AND (d.sent_at IS NULL OR d.provider_message_id IS NULL)

@@ -37,6 +37,7 @@ WITH planned AS MATERIALIZED (
     FROM planned p
     WHERE n.shard = p.shard
       AND n.id = p.id
+      AND n.id BETWEEN %(first)s AND %(last)s
     RETURNING n.shard, n.id, n.tenant_id, n.recipient_id, n.category, n.class, n.template_id, n.template_version,
               n.expires_at, p.deliveries
 ), born AS (
