@@ -10,39 +10,39 @@ SELECT pg_advisory_xact_lock_shared(12, 0);
 
 -- name: lock_due
 -- First attempts first: retries get their share of the claim and whatever first attempts leave, never more. What has
--- expired is taken up although the provider is paused: its end must not wait. In a region that is not active nothing is.
+-- expired at the front of the queue is taken up although the provider is paused: its end must not wait (at the front,
+-- because looking through a whole backlog at each poll would cost more the longer the pause). In a region that is not
+-- active nothing is taken up.
 WITH here AS (
     SELECT EXISTS (SELECT FROM store.regions r WHERE r.name = %(region)s AND r.active) AS active,
            NOT EXISTS (SELECT FROM store.provider_states p
                        WHERE p.provider = %(provider)s AND p.paused_until > now()) AS awake
 ), first_attempts AS (
-    SELECT d.shard, d.id, d.tenant_id, d.channel, d.address
+    SELECT d.shard, d.id, d.tenant_id, d.channel, d.address, d.expires_at
     FROM store.deliveries d
     WHERE d.lane = %(lane)s
       AND d.failures = 0
       AND d.state = 'queued'
       AND d.due_at <= now()
       AND (SELECT active FROM here)
-      AND ((SELECT awake FROM here) OR d.expires_at <= now())
     ORDER BY d.due_at
     LIMIT %(first_max)s
     FOR UPDATE SKIP LOCKED
 ), retries AS (
-    SELECT d.shard, d.id, d.tenant_id, d.channel, d.address
+    SELECT d.shard, d.id, d.tenant_id, d.channel, d.address, d.expires_at
     FROM store.deliveries d
     WHERE d.lane = %(lane)s
       AND d.failures > 0
       AND d.state = 'queued'
       AND d.due_at <= now()
       AND (SELECT active FROM here)
-      AND ((SELECT awake FROM here) OR d.expires_at <= now())
     ORDER BY d.due_at
     LIMIT (SELECT greatest(0, %(claim_max)s - count(*)) FROM first_attempts)
     FOR UPDATE SKIP LOCKED
 )
-SELECT shard, id, store.address_bucket(tenant_id, channel, address) AS bucket FROM first_attempts
-UNION ALL
-SELECT shard, id, store.address_bucket(tenant_id, channel, address) AS bucket FROM retries;
+SELECT d.shard, d.id, store.address_bucket(d.tenant_id, d.channel, d.address) AS bucket
+FROM (SELECT * FROM first_attempts UNION ALL SELECT * FROM retries) AS d
+WHERE (SELECT awake FROM here) OR d.expires_at <= now();
 
 -- name: share_addresses
 -- An opt-out holds its address exclusively until it has committed. Ascending, as everyone takes them.
