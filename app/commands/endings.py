@@ -41,6 +41,6 @@ def ending_of(error: Exception) -> click.ClickException | None:
 
 
 def _words(error: psycopg.Error) -> str:
-    """What the database said, and what it suggested."""
+    """What the database said; and on lines of their own, the details and what it suggests."""
     parts = (error.diag.message_primary, error.diag.message_detail, error.diag.message_hint)
-    return " ".join(part for part in parts if part) or str(error)
+    return "\n  ".join(part for part in parts if part) or str(error)

@@ -7,7 +7,6 @@ from typing import Any
 import click
 from psycopg import errors
 
-from app.api.auth import mint_api_key
 from app.commands.database import connected, dsn_of, run
 from app.commands.endings import Refused
 from app.commands.output import console, json_option, notes, print_json, print_table
@@ -92,6 +91,8 @@ def create_key(tenant: str, name: str, scopes: tuple[str, ...], rate_per_second:
 
 
 async def _create_key(dsn: str, tenant: str, name: str, scopes: tuple[str, ...], rate: int) -> tuple[str, int]:
+    from app.api.auth import mint_api_key  # with it comes all of the API, which no other command here needs
+
     plain, prefix, digest = mint_api_key()
     async with connected(dsn) as conn:
         owner = await _existing(conn, tenant)
