@@ -26,10 +26,13 @@ FROM (
     UNION ALL
     SELECT 'delivery', d.state, d.tenant_id, d.notification_id, d.id, d.lane, d.reason, d.due_at,
            'a worker of its lane should have claimed it'
-    FROM store.deliveries d
-    WHERE d.state = 'queued'
-      AND d.due_at < now() - interval '5 minutes'
-      AND (d.expires_at < now() - interval '5 minutes'
+    FROM (
+        -- Two queues, two indexes.
+        SELECT * FROM store.deliveries WHERE state = 'queued' AND failures = 0 AND due_at < now() - interval '5 minutes'
+        UNION ALL
+        SELECT * FROM store.deliveries WHERE state = 'queued' AND failures > 0 AND due_at < now() - interval '5 minutes'
+    ) AS d
+    WHERE (d.expires_at < now() - interval '5 minutes'
            OR NOT EXISTS (
                SELECT FROM store.provider_states p
                WHERE p.paused_until > now() - interval '5 minutes'
