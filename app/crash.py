@@ -14,7 +14,6 @@ from typing import Final
 class Step(StrEnum):
     BEFORE_CLAIM_COMMIT = "before_claim_commit"
     AFTER_CLAIM_COMMIT = "after_claim_commit"
-    REQUEST_ON_THE_WIRE = "request_on_the_wire"
     BEFORE_RECORD = "before_record"
     AFTER_RECORD = "after_record"
     BEFORE_ACCEPT_COMMIT = "before_accept_commit"

@@ -118,9 +118,17 @@ class System:
     """Everything, used as ``with``: started, ready to send for one tenant, and stopped at the end."""
 
     def __init__(
-        self, dsn: str, directory: Path, *, speed: float = 60, environment: dict[str, str] | None = None, **sandbox: Any
+        self,
+        dsn: str,
+        directory: Path,
+        *,
+        speed: float = 60,
+        environment: dict[str, str] | None = None,
+        worker_module: str = "jobs.worker",
+        **sandbox: Any,
     ) -> None:
-        """speed and further options are the sandbox's; environment overrides settings."""
+        """speed and further options are the sandbox's; environment overrides settings. The second worker is not
+        started by itself."""
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.dsn = dsn
@@ -132,8 +140,9 @@ class System:
         )
         settings = self._settings(directory, port) | (environment or {})
         self.api = Program("app.api.server", settings, directory / "api.out")
-        self.worker = Program("jobs.worker", settings, directory / "worker.out")
-        self._session = psycopg.connect(dsn, autocommit=True, row_factory=dict_row, application_name="landed tests")
+        self.worker = Program(worker_module, settings, directory / "worker.out")
+        self.second_worker = Program(worker_module, settings, directory / "worker-2.out")
+        self._session = self._connect()
         self.tenant_id = 0
         self.client = httpx.Client(base_url=f"{self.url}/api/v1", timeout=30)
 
@@ -182,6 +191,7 @@ class System:
 
     def close(self) -> None:
         try:
+            self.second_worker.stop()
             self.worker.stop()
             self.api.stop()
         finally:
@@ -275,8 +285,15 @@ class System:
 
     # -- what can be seen of it ------------------------------------------------------------------------------
 
+    def _connect(self) -> psycopg.Connection[dict[str, Any]]:
+        return psycopg.connect(self.dsn, autocommit=True, row_factory=dict_row, application_name="landed tests")
+
     def rows(self, statement: str, *parameters: Any) -> list[dict[str, Any]]:
-        return self._session.execute(statement, parameters).fetchall()  # type: ignore[arg-type]
+        try:
+            return self._session.execute(statement, parameters).fetchall()  # type: ignore[arg-type]
+        except psycopg.OperationalError:  # the server was restarted
+            self._session = self._connect()
+            return self._session.execute(statement, parameters).fetchall()  # type: ignore[arg-type]
 
     def delivery(self, notification: UUID) -> dict[str, Any] | None:
         """Its row in reporting.deliveries; None before intake."""

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 import msgspec
 
 from app.cache import Cache
+from app.crash import Step, crash_point
 from app.db import Database
 from app.domain.differences import differing_paths
 from app.domain.models import Channel
@@ -95,7 +95,7 @@ class Accepted:
     the key.
     """
 
-    notification_id: UUID
+    notification_id: str
     status: int
     response: bytes
     replayed: bool
@@ -232,6 +232,8 @@ async def write_group(db: Database, items: Sequence[AcceptItem], *, key_ttl: tim
         verdicts = await store.accept(conn, f"[{documents.decode()}]", key_ttl)
         if any(verdict.verdict == "replayed" for verdict in verdicts):
             await store.barrier(conn)
+        crash_point(Step.BEFORE_ACCEPT_COMMIT)
+    crash_point(Step.AFTER_ACCEPT_COMMIT)
     return [_answer(items[verdict.ordinal].request, verdict) for verdict in verdicts]
 
 
@@ -259,7 +261,7 @@ def _key_reused(request: dict[str, Any], verdict: store.Verdict) -> KeyReused:
     return KeyReused(
         *(FieldError(path, "differs from the first request") for path in paths[:DIFFERENCES_SHOWN_MAX]),
         detail=f"this key was first used for notification {verdict.notification_id}, with another body",
-        first_notification_id=str(verdict.notification_id),
+        first_notification_id=verdict.notification_id,
     )
 
 

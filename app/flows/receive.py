@@ -9,6 +9,7 @@ from datetime import datetime
 import psycopg
 import structlog
 
+from app.crash import Step, crash_point
 from app.db import Connection, Database
 from app.domain.models import Evidence
 from app.errors import NotFound, Unavailable, WebhookRefused
@@ -54,6 +55,7 @@ async def receive(
             if token := adapter.replay_token(body):
                 await _refuse_replay(conn, provider, token, evidence)
             stored = await store.store_events(conn, provider=provider, source="provider", evidence=evidence, raw=body)
+        crash_point(Step.AFTER_WEBHOOK_STORED)
     except WebhookRefused as refused:
         await _count(db, provider, refused)
         return ReceiveResult(refused.http_status, refused.detail)
