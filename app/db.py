@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from typing import Any, TypeVar
 
 import psycopg
 import structlog
 from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg.sql import SQL
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from app.errors import NotDurable, Unavailable
@@ -29,6 +31,7 @@ RECONNECT_SECONDS = 1.0
 COMMIT_SECONDS_MAX = 10.0
 
 Connection = AsyncConnection[Any]
+T = TypeVar("T")
 
 
 async def durable_commit(conn: Connection, budget_seconds: float = COMMIT_SECONDS_MAX) -> None:
@@ -39,6 +42,11 @@ async def durable_commit(conn: Connection, budget_seconds: float = COMMIT_SECOND
     failure. On NotDurable or cancellation the commit may still be under way: ``settling`` tells, and the connection
     must not be used again before it is over.
     """
+    await _durably(conn, conn.commit(), budget_seconds)
+
+
+async def _durably(conn: Connection, committing: Coroutine[Any, Any, T], budget_seconds: float) -> T:
+    """What ``committing`` returns, under the terms of ``durable_commit``."""
     warnings: list[str] = []
 
     def notice(diagnostic: psycopg.errors.Diagnostic) -> None:
@@ -46,10 +54,10 @@ async def durable_commit(conn: Connection, budget_seconds: float = COMMIT_SECOND
             warnings.append(diagnostic.message_primary or "warning during commit")
 
     conn.add_notice_handler(notice)
-    commit = asyncio.ensure_future(conn.commit())
+    commit = asyncio.ensure_future(committing)
     try:
         async with asyncio.timeout(budget_seconds):
-            await asyncio.shield(commit)
+            result = await asyncio.shield(commit)
     except TimeoutError:
         raise NotDurable("the commit was not acknowledged in time") from None
     finally:
@@ -59,9 +67,15 @@ async def durable_commit(conn: Connection, budget_seconds: float = COMMIT_SECOND
             _settling[conn] = commit
     if warnings:
         raise NotDurable(warnings[0])
+    return result
 
 
-_settling: dict[Connection, asyncio.Future[None]] = {}
+_settling: dict[Connection, asyncio.Future[Any]] = {}
+
+
+async def _rows(conn: Connection, query: SQL, parameters: Mapping[str, Any]) -> list[TupleRow]:
+    cursor = await conn.execute(query, parameters)
+    return await cursor.fetchall()
 
 
 class Database:
@@ -110,11 +124,7 @@ class Database:
         durable: the commit guards a send or a 2xx; it goes through ``durable_commit``.
         Raises Unavailable when no connection can be had, NotDurable when a durable commit cannot be shown.
         """
-        try:
-            conn = await self._pool.getconn()
-        except PoolTimeout as error:
-            raise Unavailable("the database cannot be reached", retry_after_seconds=1) from error
-        try:
+        async with self._connection() as conn:
             try:
                 yield conn
             except BaseException:
@@ -129,6 +139,30 @@ class Database:
                 await durable_commit(conn)
             else:
                 await conn.commit()
+
+    async def durable_rows(self, query: SQL, parameters: Mapping[str, Any]) -> list[TupleRow]:
+        """The rows of one statement that is a whole transaction, once it is as durable as ``durable_commit`` asks.
+
+        One round trip, where a transaction has three: on a busy loop each of them waits a turn.
+        Raises what ``transaction(durable=True)`` does.
+        """
+        async with self._connection() as conn:
+            await conn.set_autocommit(True)
+            try:
+                return await _durably(conn, _rows(conn, query, parameters), COMMIT_SECONDS_MAX)
+            finally:
+                if conn not in _settling and not conn.closed:
+                    await conn.set_autocommit(False)
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        """A connection of the pool. If it fails, that is Unavailable; while a commit goes on, it is not reused."""
+        try:
+            conn = await self._pool.getconn()
+        except PoolTimeout as error:
+            raise Unavailable("the database cannot be reached", retry_after_seconds=1) from error
+        try:
+            yield conn
         except psycopg.OperationalError as error:
             if isinstance(error, psycopg.errors.LockNotAvailable | psycopg.errors.DeadlockDetected):
                 raise
@@ -140,7 +174,7 @@ class Database:
             else:
                 self._reap(conn, commit)
 
-    def _reap(self, conn: Connection, commit: asyncio.Future[None]) -> None:
+    def _reap(self, conn: Connection, commit: asyncio.Future[Any]) -> None:
         """A commit still under way keeps its connection until it is over; then the connection is thrown away."""
 
         async def settle() -> None:

@@ -135,10 +135,9 @@ class SendRequest(Body):
 
 async def read_body(request: Request[Any, Any, Any], *, bytes_max: int) -> bytes:
     """The raw body. Raises PayloadTooLarge as soon as the length says so, announced or counted."""
-    too_large = PayloadTooLarge(f"the body may have {bytes_max} bytes", bytes_max=bytes_max)
     announced = header(request.scope, b"content-length")
     if announced is not None and announced.isdecimal() and int(announced) > bytes_max:
-        raise too_large
+        raise _too_large(bytes_max)
     parts, size, more = [], 0, True
     while more:
         message = cast(HTTPReceiveMessage, await request.receive())
@@ -147,10 +146,14 @@ async def read_body(request: Request[Any, Any, Any], *, bytes_max: int) -> bytes
         part = message.get("body", b"")
         size += len(part)
         if size > bytes_max:
-            raise too_large
+            raise _too_large(bytes_max)
         parts.append(part)
         more = message.get("more_body", False)
     return b"".join(parts)
+
+
+def _too_large(bytes_max: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the body may have {bytes_max} bytes", bytes_max=bytes_max)
 
 
 async def read_json(request: Request[Any, Any, Any], *, bytes_max: int) -> bytes:

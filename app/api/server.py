@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 
@@ -11,6 +12,7 @@ from uvicorn.importer import import_from_string
 from app.errors import ConfigurationError
 from app.settings import Settings, load_settings
 
+YOUNG_OBJECTS_MAX = 10_000  # a request leaves hundreds behind, and nearly none of them in a cycle
 BACKLOG = 2048  # connections the kernel holds while the loop is busy
 
 
@@ -31,6 +33,7 @@ def server(settings: Settings) -> uvicorn.Server:
             access_log=False,
             log_level="warning",
             server_header=False,
+            proxy_headers=False,  # nothing here asks where a request came from
             # A commit under way when we are told to stop must still be answered (RELIABILITY A.6, 10).
             timeout_graceful_shutdown=math.ceil(settings.times.shutdown_grace_seconds),
         )
@@ -40,9 +43,17 @@ def server(settings: Settings) -> uvicorn.Server:
 def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT, finishes what it has begun, and returns; exits if it cannot start."""
     running = server(settings)
+    _spare_the_collector()
     running.run()
     if not running.started:
         sys.exit("the API could not start: see the log above")
+
+
+def _spare_the_collector() -> None:
+    """What is imported by now stays for good. Walking it again and again cost every hundredth request 100 ms."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS_MAX, 20, 50)
 
 
 if __name__ == "__main__":

@@ -300,6 +300,7 @@ def serve_bare(port: int) -> None:
         access_log=False,
         log_level="warning",
         server_header=False,
+        proxy_headers=False,
     )
 
 

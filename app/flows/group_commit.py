@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Generic, TypeVar
 
 import psycopg
 import structlog
@@ -20,7 +20,12 @@ from app.errors import FieldError, InvalidFields, KeyInUse, LandedError, Unavail
 
 log = structlog.get_logger()
 
-COMMITTERS_MAX = 2  # one writes while the other waits for the disk or the standby; more only split the groups
+# Two committers take turns: while the database stores one group, this process answers and gathers the next.
+# More only make the groups smaller, so further ones help out only when a group is slow to come back,
+# because the standby is far or a lock is held: who came after must not wait for that.
+COMMITTERS_USUAL = 2
+COMMITTERS_MAX = 4
+PATIENCE_SECONDS = 0.02
 ALONE_MAX = 3  # connections that the items of a failed group may use at once
 RETRY_AFTER_SECONDS = 1.0
 
@@ -66,6 +71,8 @@ class Acceptor(Generic[I, A]):
         self._queue: deque[_Waiting[I, A]] = deque()
         self._under_way: set[Hashable] = set()
         self._committers = 0
+        self._groups_begun = 0
+        self._relief: asyncio.TimerHandle | None = None
         self._alone = asyncio.Semaphore(ALONE_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -120,16 +127,36 @@ class Acceptor(Generic[I, A]):
             self._under_way.add(identity)
         waiting: _Waiting[I, A] = _Waiting(item, identity)
         self._queue.append(waiting)
-        if self._committers < COMMITTERS_MAX:
-            self._committers += 1
-            self._start(self._commit_groups())
+        if self._committers < COMMITTERS_USUAL:
+            self._start_committer()
+        elif self._relief is None:
+            self._await_relief()
         return waiting
 
+    def _await_relief(self) -> None:
+        self._relief = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._relieve, self._groups_begun)
+
+    def _relieve(self, groups_begun: int) -> None:
+        """Starts another committer if no group has left since, though there are some who wait."""
+        self._relief = None
+        if not self._queue:
+            return
+        if self._groups_begun == groups_begun and self._committers < COMMITTERS_MAX:
+            self._start_committer()
+        self._await_relief()
+
     # -- committing ----------------------------------------------------------------------------------------
+
+    def _start_committer(self) -> None:
+        self._committers += 1
+        task = asyncio.create_task(self._commit_groups())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _commit_groups(self) -> None:
         try:
             while self._queue:
+                self._groups_begun += 1
                 group = [self._queue.popleft() for _ in range(min(len(self._queue), self._group_max))]
                 await self._commit(group)
         finally:
@@ -161,11 +188,6 @@ class Acceptor(Generic[I, A]):
             if not waiting.answer.done():
                 waiting.answer.set_result(answer)
         self._committed()
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def _answer_by_now(answer: asyncio.Future[A | LandedError]) -> A | LandedError:

@@ -11,7 +11,7 @@ from uuid import UUID
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from app.db import Connection
+from app.db import Connection, Database
 from app.store._queries import load
 
 _q = load("notifications")
@@ -26,7 +26,7 @@ class Verdict:
 
     ordinal: int
     verdict: str
-    notification_id: UUID | None
+    notification_id: str | None
     response_status: int
     response: str | None
     original_request: dict[str, Any] | None
@@ -116,11 +116,13 @@ class Stopped:
     explanation: str
 
 
-async def accept(conn: Connection, items: str, key_ttl: timedelta) -> list[Verdict]:
-    """Accepts a JSON array of items, as ``landed.accept`` describes them; one verdict each, by ordinal."""
-    async with conn.cursor(row_factory=class_row(Verdict)) as cursor:
-        await cursor.execute(ACCEPT, {"items": items, "key_ttl": key_ttl})
-        return await cursor.fetchall()
+async def accept(db: Database, items: str, key_ttl: timedelta) -> list[Verdict]:
+    """Accepts a JSON array of items, as ``landed.accept`` describes them; one verdict each, by ordinal.
+
+    The one store function that commits: it is a transaction by itself, durable when it returns.
+    """
+    rows = await db.durable_rows(ACCEPT, {"items": items, "key_ttl": key_ttl})
+    return [Verdict(*row) for row in rows]
 
 
 async def stored_answer(conn: Connection, *, tenant_id: int, key: str, request: dict[str, Any]) -> Verdict | None:

@@ -1,12 +1,12 @@
 -- name: accept
-SELECT ordinal, verdict, notification_id, response_status, response, original_request
+SELECT ordinal, verdict, notification_id::text, response_status, response, original_request
 FROM landed.accept(%(items)s::jsonb, %(key_ttl)s)
 
 -- name: stored_answer
 -- What a key answers, for a request that would be refused now: the rules may have changed since it was accepted.
 SELECT 0 AS ordinal,
        CASE WHEN k.fingerprint = store.fingerprint(%(request)s::jsonb) THEN 'replayed' ELSE 'key_reused' END AS verdict,
-       k.notification_id,
+       k.notification_id::text,
        k.response_status,
        k.response,
        n.request AS original_request
