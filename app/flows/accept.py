@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from app.cache import Cache
+from app.crash import Step, crash_point
 from app.db import Database
 from app.domain.differences import differing_paths
 from app.domain.models import Channel
@@ -227,7 +228,9 @@ async def _earlier_answers(desk: Desk, tenant_id: int, refused: Sequence[Refused
 async def write_group(db: Database, items: Sequence[AcceptItem], *, key_ttl: timedelta) -> list[Answer]:
     """Accepts a group in one durable transaction and answers each item, in order."""
     documents = b",".join(b'{"ordinal":%d,%b' % (n, item.document[1:]) for n, item in enumerate(items))
+    crash_point(Step.BEFORE_ACCEPT_COMMIT)
     verdicts = await store.accept(db, f"[{documents.decode()}]", key_ttl)
+    crash_point(Step.AFTER_ACCEPT_COMMIT)
     if any(verdict.verdict == "replayed" for verdict in verdicts):
         async with db.transaction(durable=True) as conn:
             await store.barrier(conn)

@@ -36,8 +36,8 @@ log = structlog.get_logger()
 
 LOOKUPS_AT_ONCE = 10  # providers limit their query APIs far more tightly than sending
 LOOKUP_TIMEOUT_SECONDS = 10.0
-ROUND_SECONDS_MAX = 60.0  # what was not asked by then is asked in a later round
-CLAIM_SECONDS = 2 * ROUND_SECONDS_MAX  # nobody else asks meanwhile
+ROUND_SECONDS_MAX = 20.0  # two calls that hang, one after the other; what was not asked by then is asked later
+CLAIM_SECONDS = 30.0  # nobody else asks meanwhile; what a round that died with its worker had taken waits so long
 PAGES_MAX = 10
 RESPONSE_BYTES_MAX = 4 * 1024 * 1024
 AMBIGUOUS = DeliveryState.AMBIGUOUS.value

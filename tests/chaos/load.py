@@ -15,8 +15,8 @@ import httpx
 from tests.sandbox_process import wait_until
 from tests.system import PATIENCE_SECONDS, System
 
-CLIENTS = 4
-PACE_SECONDS = 0.1
+CLIENTS = 8
+PACE_SECONDS = 0.05
 AGAIN_SECONDS = 0.1
 RECIPIENTS = 40
 

@@ -68,5 +68,6 @@ def findings(system: System, load: Load) -> dict[str, list[Any]]:
 
 
 def assert_all_is_well(system: System, load: Load) -> None:
+    print(load)  # noqa: T201 - pytest shows it when the test fails
     wrong = {name: found[:5] for name, found in findings(system, load).items() if found}
     assert not wrong, f"{load}: {wrong}"

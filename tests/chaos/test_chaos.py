@@ -29,6 +29,11 @@ RANDOM_KILLS = 8
 RESTARTS = 3
 
 
+@pytest.fixture(autouse=True)
+def _seed_shown() -> None:
+    print(f"LANDED_CHAOS_SEED={SEED}")  # noqa: T201 - pytest shows it when the test fails
+
+
 def test_a_process_killed_at_any_step_loses_and_repeats_nothing(dsn: str, tmp_path: Path) -> None:
     chance = random.Random(SEED)
     with System(dsn, tmp_path) as system:
@@ -48,6 +53,7 @@ def test_a_process_killed_at_any_step_loses_and_repeats_nothing(dsn: str, tmp_pa
             load.more(20)
         wait_until_quiet(system)
         assert_all_is_well(system, load)
+        assert load.answers["no answer"], "the clients met the crashes"
 
 
 def _killed_on_the_wire(system: System, address: str) -> object:
@@ -70,7 +76,7 @@ def test_kills_at_random_and_a_provider_that_fails_at_random_lose_and_repeat_not
         with Load(system, seed=SEED) as load:
             system.sandbox.set_fault("random", rate=0.15, sends_only=True)
             for _ in range(RANDOM_KILLS):
-                load.more(chance.randint(5, 40))
+                load.more(chance.randint(10, 100))
                 victim = chance.choice([system.worker, system.worker, system.second_worker, system.api])
                 victim.kill()
                 victim.start()
@@ -88,9 +94,13 @@ def test_a_database_that_crashes_under_load_costs_time_and_nothing_else(tmp_path
             pids = system.worker.pid, system.api.pid
             with Load(system, seed=SEED) as load:
                 for _ in range(RESTARTS):
-                    load.more(chance.randint(20, 60))
+                    load.more(chance.randint(50, 150))
                     server.restart("immediate")
-                load.more(40)
+                load.more(50)
+                server.stop("immediate")
+                wait_until(lambda: load.answers[503] >= 5, seconds=PATIENCE_SECONDS, what="an outage that shows")
+                server.start()
+                load.more(50)
             wait_until_quiet(system)
             assert_all_is_well(system, load)
             assert (system.worker.pid, system.api.pid) == pids

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.sql import SQL
 
 from app.db import Database, durable_commit
 from app.embedded import EmbeddedPostgres, scratch_postgres
@@ -51,9 +52,23 @@ async def db(empty_dsn: str, other: psycopg.AsyncConnection) -> AsyncIterator[Da
         yield database
 
 
-async def write(db: Database, note: str) -> None:
+async def in_a_transaction(db: Database, note: str) -> None:
     async with db.transaction(durable=True) as conn:
         await conn.execute("INSERT INTO notes VALUES (%s)", (note,))
+
+
+async def in_one_statement(db: Database, note: str) -> None:
+    rows = await db.durable_rows(SQL("INSERT INTO notes VALUES (%(note)s) RETURNING note"), {"note": note})
+    assert rows == [(note,)]
+
+
+Write = Callable[[Database, str], Awaitable[None]]
+
+
+@pytest.fixture(params=[in_a_transaction, in_one_statement])
+def write(request: pytest.FixtureRequest) -> Write:
+    """Both ways to commit durably."""
+    return request.param
 
 
 async def notes(conn: psycopg.AsyncConnection) -> list[str]:
@@ -69,18 +84,18 @@ async def until(conn: psycopg.AsyncConnection, statement: str) -> Any:
     return row
 
 
-async def test_what_was_committed_is_there(db, other):
+async def test_what_was_committed_is_there(db, other, write):
     await write(db, "noticed")
     assert await notes(other) == ["noticed"]
 
 
-async def test_a_warning_during_the_commit_means_not_durable(db, other):
+async def test_a_warning_during_the_commit_means_not_durable(db, other, write):
     with pytest.raises(NotDurable, match="canceling wait"):
         await write(db, "warned")
     await write(db, "the connection is still of use")
 
 
-async def test_a_commit_that_the_database_refuses_is_no_success(db, other):
+async def test_a_commit_that_the_database_refuses_is_no_success(db, other, write):
     with pytest.raises(psycopg.errors.CheckViolation):
         await write(db, "refused")
     assert await notes(other) == []
@@ -98,7 +113,7 @@ async def test_an_error_that_was_swallowed_is_no_success(db, other):
     assert await notes(other) == []
 
 
-async def test_cancelling_the_caller_does_not_cancel_the_commit(db, other):
+async def test_cancelling_the_caller_does_not_cancel_the_commit(db, other, write):
     await other.execute("SELECT pg_advisory_lock(%s)", (HELD,))
     writing = asyncio.create_task(write(db, "slow"))
     await until(other, "SELECT 1 FROM pg_locks WHERE NOT granted")
@@ -121,7 +136,7 @@ async def test_a_commit_that_takes_too_long_is_not_called_a_success_and_may_yet_
         await until(other, "SELECT 1 FROM notes WHERE note = 'slow'")
 
 
-async def test_a_server_that_dies_during_the_commit_leaves_no_success(db, other):
+async def test_a_server_that_dies_during_the_commit_leaves_no_success(db, other, write):
     await other.execute("SELECT pg_advisory_lock(%s)", (HELD,))
     writing = asyncio.create_task(write(db, "slow"))
     [pid] = await until(other, "SELECT pid FROM pg_locks WHERE NOT granted")
@@ -162,7 +177,7 @@ async def _standby(admin: psycopg.AsyncConnection, name: str) -> None:
 WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 
 
-async def test_a_wait_for_the_standby_that_an_operator_cancels_is_not_durable(lonely, admin):
+async def test_a_wait_for_the_standby_that_an_operator_cancels_is_not_durable(lonely, admin, write):
     async with Database(lonely.dsn(), name="landed tests") as db:
         writing = asyncio.create_task(write(db, "cancelled"))
         [pid] = await until(admin, WAITING)
@@ -172,7 +187,7 @@ async def test_a_wait_for_the_standby_that_an_operator_cancels_is_not_durable(lo
         assert await notes(admin) == ["cancelled"], "the server calls this a success: that is the trap"
 
 
-async def test_a_wait_for_the_standby_goes_on_when_its_caller_is_cancelled(lonely, admin):
+async def test_a_wait_for_the_standby_goes_on_when_its_caller_is_cancelled(lonely, admin, write):
     async with Database(lonely.dsn(), name="landed tests") as db:
         writing = asyncio.create_task(write(db, "abandoned"))
         await until(admin, WAITING)
