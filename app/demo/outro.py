@@ -51,5 +51,5 @@ def _psql(settings: Settings, dsn: str) -> str:
     query = "SELECT recipient_id, state, reason, attempts FROM reporting.deliveries ORDER BY created_at DESC LIMIT 20"
     if settings.database_url is not None:
         return f'psql "$LANDED_DATABASE_URL" -c "{query}"'  # its password is nobody's to print
-    found = shutil.which("psql") or EmbeddedPostgres(settings.data_dir / "postgres").psql
-    return f"{'psql' if shutil.which('psql') else found} '{dsn}' -c \"{query}\""
+    program = "psql" if shutil.which("psql") else EmbeddedPostgres(settings.data_dir / "postgres").psql
+    return f"{program} '{dsn}' -c \"{query}\""

@@ -47,7 +47,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
-        self.in_a_hurry: list[Any] = []
+        self.in_a_hurry: list[Callable[[], None]] = []
 
     def heard(self) -> None:
         if self.asked.is_set():
@@ -64,8 +64,7 @@ class Stop:
         if task.done():
             return task.result()
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await asyncio.gather(task, return_exceptions=True)  # whatever it says of that no longer matters
         raise Stopped
 
     async def after(self, work: Callable[..., T], *arguments: object) -> T:
@@ -92,18 +91,18 @@ async def serve_until_stopped(options: Options) -> int:
 
 
 async def _serve(settings: Settings, options: Options, stop: Stop) -> int:
-    faster = options.with_demo and not settings.providers
+    has_demo = options.with_demo and not settings.providers
     async with _database(settings, stop) as dsn:
         await _step("Migrations", stop.after(migrate, dsn))
         at = Addresses.choose(settings, options.sandbox_port)
         _say_ports(settings, options, at)
-        service = Service(settings, dsn, at, faster=faster, died=_died)
+        service = Service(settings, dsn, at, faster=has_demo, died=_died)
         stop.in_a_hurry.append(service.kill)
         access = await seed.tenant_and_key(dsn, settings.data_dir, at.api)
         async with _started(service, stop):
             await _step("Demo tenant", stop.after(_set_up, access))
             proven = True
-            if faster:
+            if has_demo:
                 proven = await stop.unless(_demo(dsn, access, at, options.picture))
             elif options.with_demo:
                 console().print("Providers are configured: the demo is left out, so that nobody real gets its mail.")
