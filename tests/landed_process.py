@@ -20,6 +20,7 @@ class Landed:
 
     home: Path
     settings: dict[str, str] = field(default_factory=dict)
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -51,10 +52,18 @@ class Landed:
 
     def start(self, *arguments: str, output: Path) -> subprocess.Popen[bytes]:
         with output.open("ab") as file:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 self.command(*arguments),
                 cwd=self.home,
                 env=self.environment,
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
+        self.started.append(process)
+        return process
+
+    def kill_all(self) -> None:
+        """What a failed test left running."""
+        for process in self.started:
+            process.kill()
+            process.wait()

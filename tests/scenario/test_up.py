@@ -28,7 +28,9 @@ def landed() -> Iterator[Landed]:
     """An empty directory that PostgreSQL's own account can walk to; pytest's are private."""
     home = Path(tempfile.mkdtemp(prefix="landed-up-"))
     home.chmod(0o755)
-    yield Landed(home)
+    service = Landed(home)
+    yield service
+    service.kill_all()
     EmbeddedPostgres(home / "var" / "postgres").destroy()
     shutil.rmtree(home)
 
@@ -109,7 +111,8 @@ def child(family: psutil.Process, name: str) -> psutil.Process | None:
 def test_a_stop_in_the_middle_of_the_start_leaves_nothing_running(landed: Landed):
     log = landed.home / "up.log"
     starting = landed.start("up", "--port", str(free_port()), "--sandbox-port", str(free_port()), output=log)
-    wait_until(lambda: (landed.home / "var" / "postgres").exists(), seconds=UP_SECONDS, what="PostgreSQL's start")
+    data = landed.home / "var" / "postgres"
+    wait_until(lambda: starting.poll() is not None or data.exists(), what="PostgreSQL's start")
     starting.send_signal(signal.SIGTERM)
     assert starting.wait(UP_SECONDS) == 0, log.read_text()
     assert "Traceback" not in log.read_text()
