@@ -86,6 +86,20 @@ def test_kills_at_random_and_a_provider_that_fails_at_random_lose_and_repeat_not
         assert_all_is_well(system, load)
 
 
+def test_workers_told_to_stop_under_load_leave_nothing_open(dsn: str, tmp_path: Path) -> None:
+    with System(dsn, tmp_path) as system:
+        with Load(system, seed=SEED, addresses=["slow@example.com"]) as load:
+            for _ in range(2):
+                load.more(50)
+                system.worker.stop()
+                assert system.rows("SELECT FROM reporting.attempts WHERE state IN ('open', 'ambiguous')") == []
+                system.worker.start()
+            load.more(50)
+        wait_until_quiet(system)
+        assert_all_is_well(system, load)
+        assert system.rows("SELECT FROM reporting.timeline WHERE kind = 'lease_expired'") == []
+
+
 def test_a_database_that_crashes_under_load_costs_time_and_nothing_else(tmp_path: Path) -> None:
     chance = random.Random(SEED)
     with scratch_postgres(TEST_SETTINGS) as server:

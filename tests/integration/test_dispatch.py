@@ -15,13 +15,15 @@ import pytest
 from psycopg.rows import dict_row
 
 from app.db import Database
-from app.domain.models import NotificationClass, Outcome, OutcomeKind
+from app.domain.models import Evidence, EvidenceKind, NotificationClass, Outcome, OutcomeKind
+from app.flows.apply import apply
 from app.flows.dispatch import Dispatcher, Finished, Lane, _recorded
 from app.providers.accounts import ProviderSet
 from app.providers.transport import Transport
 from app.rendering.pool import RenderPool
 from app.settings import Settings
 from app.store import dispatch as store
+from app.store import inbound
 from app.store.dispatch import Claimed
 from tests.factories import make_delivery, make_notification, make_template, make_tenant
 from tests.sandbox_process import SandboxProcess
@@ -73,9 +75,7 @@ async def kinds(conn: psycopg.AsyncConnection, delivery: Any) -> list[str]:
 
 
 async def attempt_states(conn: psycopg.AsyncConnection, delivery: Any) -> list[str]:
-    found = await rows(
-        conn, "SELECT state FROM store.attempts WHERE delivery_id = %s ORDER BY no", delivery.id
-    )
+    found = await rows(conn, "SELECT state FROM store.attempts WHERE delivery_id = %s ORDER BY no", delivery.id)
     return [attempt["state"] for attempt in found]
 
 
@@ -98,9 +98,7 @@ async def claimed(conn: psycopg.AsyncConnection) -> Claimed:
     return only
 
 
-async def record(
-    conn: psycopg.AsyncConnection, dispatcher: Dispatcher, *ends: tuple[Claimed, Outcome]
-) -> None:
+async def record(conn: psycopg.AsyncConnection, dispatcher: Dispatcher, *ends: tuple[Claimed, Outcome]) -> None:
     now = datetime.now(UTC)
     finished = [Finished(one, outcome, b"hash") for one, outcome in ends]
     await store.record_outcomes(conn, [_recorded(f, dispatcher._decide(f, now)) for f in finished])
@@ -185,9 +183,7 @@ async def test_a_paused_provider_is_left_alone_while_what_expires_still_ends(see
     over = await make_delivery(
         seed, tenant_id=tenant.id, expires_at=datetime.now(UTC) - timedelta(seconds=1), reason="unauthorized"
     )
-    await store.pause_provider(
-        worker, provider="mailgun", status="unauthorized", detail="", seconds=60, hits=1
-    )
+    await store.pause_provider(worker, provider="mailgun", status="unauthorized", detail="", seconds=60, hits=1)
     assert await claim(worker) == (1, [])
     due = await store.next_due(worker, lane=LANE, provider="mailgun", region="local")
     await worker.commit()
@@ -211,9 +207,7 @@ async def test_an_opt_out_that_came_first_stops_a_claim_that_had_to_wait_for_it(
     delivery = await make_delivery(seed, address="Ann@example.com")
     tenant = await row(seed, "SELECT name FROM store.tenants")
     async with await connect(dsn) as recipient:
-        await recipient.execute(
-            "SELECT landed.suppress(%s, 'email', 'ann@EXAMPLE.com', 'asked')", (tenant["name"],)
-        )
+        await recipient.execute("SELECT landed.suppress(%s, 'email', 'ann@EXAMPLE.com', 'asked')", (tenant["name"],))
         claiming = asyncio.create_task(claim(worker))
         await blocked(seed, worker.info.backend_pid)
         await recipient.commit()
@@ -225,17 +219,13 @@ async def test_an_opt_out_that_came_first_stops_a_claim_that_had_to_wait_for_it(
     assert await kinds(seed, delivery) == ["suppressed"]
 
 
-async def test_an_opt_out_waits_for_the_claim_that_came_first_and_stops_every_later_one(
-    dsn, seed, worker, decider
-):
+async def test_an_opt_out_waits_for_the_claim_that_came_first_and_stops_every_later_one(dsn, seed, worker, decider):
     delivery = await make_delivery(seed)
     tenant = await row(seed, "SELECT name FROM store.tenants")
     _, [one] = await claim(worker)
     async with await connect(dsn) as recipient:
         opting_out = asyncio.create_task(
-            recipient.execute(
-                "SELECT landed.suppress(%s, 'email', %s, 'asked')", (tenant["name"], delivery.address)
-            )
+            recipient.execute("SELECT landed.suppress(%s, 'email', %s, 'asked')", (tenant["name"], delivery.address))
         )
         await blocked(seed, recipient.info.backend_pid)
         await worker.commit()
@@ -332,9 +322,7 @@ async def reopened(seed: psycopg.AsyncConnection, worker: psycopg.AsyncConnectio
 
 
 @pytest.mark.parametrize("second_ends", [REFUSED_CONNECTION, Outcome(K.UNKNOWN, "timeout"), ACCEPTED])
-async def test_an_acceptance_beside_another_attempt_stops_further_ones_and_shows(
-    seed, worker, decider, second_ends
-):
+async def test_an_acceptance_beside_another_attempt_stops_further_ones_and_shows(seed, worker, decider, second_ends):
     first, second = await reopened(seed, worker)
     await record(worker, decider, (first, ACCEPTED))
     assert (await delivery_row(seed, first))["state"] == "sent"
@@ -343,9 +331,7 @@ async def test_an_acceptance_beside_another_attempt_stops_further_ones_and_shows
     assert await claim(worker) == (0, [])
     if second_ends.kind == K.ACCEPTED:
         assert await attempt_states(seed, first) == ["accepted", "duplicate"]
-        shown = await rows(
-            seed, "SELECT attempt_no FROM reporting.timeline WHERE (data ->> 'duplicate')::boolean"
-        )
+        shown = await rows(seed, "SELECT attempt_no FROM reporting.timeline WHERE (data ->> 'duplicate')::boolean")
         assert [event["attempt_no"] for event in shown] == [2]
 
 
@@ -361,9 +347,7 @@ async def test_what_we_saw_ourselves_is_kept_beside_evidence_that_was_quicker(se
     )
     for _ in range(2):
         await record(worker, decider, (one, Outcome(K.UNKNOWN, "no answer within 10 s")))
-    attempt = await row(
-        seed, "SELECT state, outcome, detail, closed_at IS NOT NULL AS closed FROM store.attempts"
-    )
+    attempt = await row(seed, "SELECT state, outcome, detail, closed_at IS NOT NULL AS closed FROM store.attempts")
     assert attempt == {
         "state": "accepted",
         "outcome": "unknown",
@@ -372,6 +356,22 @@ async def test_what_we_saw_ourselves_is_kept_beside_evidence_that_was_quicker(se
     }
     assert await kinds(seed, delivery) == ["attempt_unknown"]
     assert (await delivery_row(seed, delivery))["state"] == "sent"
+
+
+async def test_evidence_that_came_before_its_send_was_recorded_is_matched_once_it_is(dsn, seed, worker, decider):
+    delivery = await make_delivery(seed)
+    one = await claimed(worker)
+    early = Evidence(EvidenceKind.DELIVERED, "key", datetime.now(UTC), provider_message_id=ACCEPTED.provider_message_id)
+    async with Database(dsn, name="landed tests") as db:
+        async with db.transaction() as conn:
+            await inbound.store_events(conn, provider="mailgun", source="provider", evidence=[early], raw=b"{}")
+        assert await apply(db, Settings(), limit=10) == 1
+        assert (await row(seed, "SELECT state FROM store.inbound_events"))["state"] == "parked"
+        assert await apply(db, Settings(), limit=10) == 0, "it waits, for minutes"
+        await record(worker, decider, (one, ACCEPTED))
+        assert await apply(db, Settings(), limit=10) == 1, "and no longer, now that its message is known"
+    after = await delivery_row(seed, delivery)
+    assert (after["state"], after["delivered_at"]) == ("delivered", early.occurred_at)
 
 
 # -- a lane at work ------------------------------------------------------------------------------------------
@@ -394,9 +394,7 @@ def mail_settings(url: str, **changes: Any) -> Settings:
     return Settings(providers={"mailgun": account}, routes={"email": ("mailgun",)}, **changes)
 
 
-def make_dispatcher(
-    db: Database, settings: Settings, transport: Transport, renderer: RenderPool
-) -> Dispatcher:
+def make_dispatcher(db: Database, settings: Settings, transport: Transport, renderer: RenderPool) -> Dispatcher:
     return Dispatcher(
         Lane(LANE, "email", NotificationClass.TRANSACTIONAL, "mailgun"),
         db=db,
@@ -483,9 +481,7 @@ async def test_a_call_that_comes_too_late_after_its_intent_is_not_made(dsn, seed
 
 
 async def test_a_call_under_way_is_finished_before_the_worker_stops(dsn, seed, sandbox):
-    delivery = await make_delivery(
-        seed, sender="Shop <shop@example.com>", address="timeout-after-accept@example.com"
-    )
+    delivery = await make_delivery(seed, sender="Shop <shop@example.com>", address="timeout-after-accept@example.com")
     times = {"send_seconds": 1.0}
     async with working(dsn, mail_settings(sandbox.url, times=times)) as (dispatcher, running):
         await until(lambda: asyncio.to_thread(calls, sandbox, delivery))
@@ -498,9 +494,7 @@ async def test_a_call_under_way_is_finished_before_the_worker_stops(dsn, seed, s
 async def test_unauthorized_pauses_the_provider_and_burns_nothing(dsn, seed, sandbox):
     tenant = await make_tenant(seed)
     address = f"unauthorized+{uuid4().hex}@example.com"
-    refused = await make_delivery(
-        seed, tenant_id=tenant.id, sender="Shop <shop@example.com>", address=address
-    )
+    refused = await make_delivery(seed, tenant_id=tenant.id, sender="Shop <shop@example.com>", address=address)
     async with working(dsn, mail_settings(sandbox.url)):
         await until(lambda: kinds(seed, refused))
         later = await make_delivery(seed, tenant_id=tenant.id, sender="Shop <shop@example.com>")
@@ -521,9 +515,7 @@ async def test_a_connection_refused_is_retried_and_certainly_not_sent(dsn, seed)
 
 
 async def test_an_address_the_provider_refuses_outright_is_suppressed(dsn, seed, sandbox):
-    delivery = await make_delivery(
-        seed, sender="Shop <shop@example.com>", address="invalid-address@example.com"
-    )
+    delivery = await make_delivery(seed, sender="Shop <shop@example.com>", address="invalid-address@example.com")
     async with working(dsn, mail_settings(sandbox.url)):
         after = await ended(seed, delivery, "failed")
     assert after["reason"] == "recipient_invalid"
@@ -572,6 +564,4 @@ async def test_an_outcome_the_database_refuses_costs_its_neighbours_nothing(dsn,
         await dispatcher._record([Finished(one, outcome, b"hash") for one, outcome in outcomes])
     states = [(await delivery_row(seed, one))["state"] for one in batch]
     assert states == ["ambiguous", "sending", "sent"], "the second waits for its lease to run out"
-    assert (await row(seed, "SELECT detail FROM store.attempts WHERE state = 'ambiguous'"))[
-        "detail"
-    ] == "said  and ?"
+    assert (await row(seed, "SELECT detail FROM store.attempts WHERE state = 'ambiguous'"))["detail"] == "said  and ?"
