@@ -122,7 +122,7 @@ async def accept(db: Database, items: str, key_ttl: timedelta) -> list[Verdict]:
     The one store function that commits: it is a transaction by itself, durable when it returns.
     """
     rows = await db.durable_rows(ACCEPT, {"items": items, "key_ttl": key_ttl})
-    return [Verdict(*row) for row in rows]
+    return sorted((Verdict(*row) for row in rows), key=lambda verdict: verdict.ordinal)
 
 
 async def stored_answer(conn: Connection, *, tenant_id: int, key: str, request: dict[str, Any]) -> Verdict | None:
