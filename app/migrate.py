@@ -62,9 +62,7 @@ def pending(dsn: str) -> list[str]:
     """
     with psycopg.connect(dsn, application_name="landed doctor") as connection:
         try:
-            revisions = [
-                f"{revision.revision}_{_slug(revision)}" for revision in pending_revisions(connection)
-            ]
+            revisions = [f"{revision.revision}_{_slug(revision)}" for revision in pending_revisions(connection)]
         except RevisionError:
             return []
         return revisions if interfaces_are_current(connection) else [*revisions, STALE_INTERFACES]
@@ -125,9 +123,7 @@ def drop_interfaces(connection: Connection) -> None:
         connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
     lost = before - _store_objects(connection)
     if lost:
-        raise ConfigurationError(
-            f"schema store must not depend on landed or reporting: {', '.join(sorted(lost))}"
-        )
+        raise ConfigurationError(f"schema store must not depend on landed or reporting: {', '.join(sorted(lost))}")
 
 
 def build_interfaces(connection: Connection, *, rebuild: bool) -> None:

@@ -95,9 +95,7 @@ class Cluster:
 
     def create(self, name: str, *, template: str | None = None) -> str:
         source = sql.Identifier("template0" if template is None else self._prefix + template)
-        self._run(
-            "CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy", sql.Identifier(self._prefix + name), source
-        )
+        self._run("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy", sql.Identifier(self._prefix + name), source)
         return self.dsn(name)
 
     def drop(self, name: str) -> None:
@@ -143,9 +141,7 @@ def _embedded(config: pytest.Config) -> Cluster:
 
 def _drop_databases(dsn: str, prefix: str) -> None:
     with psycopg.connect(conninfo.make_conninfo(dsn, dbname="postgres"), autocommit=True) as admin:
-        found = admin.execute(
-            "SELECT datname FROM pg_database WHERE starts_with(datname, %s)", (prefix,)
-        ).fetchall()
+        found = admin.execute("SELECT datname FROM pg_database WHERE starts_with(datname, %s)", (prefix,)).fetchall()
         for (name,) in found:
             admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 

@@ -64,9 +64,7 @@ class SandboxProcess:
         self.ledger_path = ledger_path
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.api = httpx.Client(
-            base_url=f"{self.url}/v3/{self.domain}", auth=("api", self.api_key), timeout=30
-        )
+        self.api = httpx.Client(base_url=f"{self.url}/v3/{self.domain}", auth=("api", self.api_key), timeout=30)
         self._control = httpx.Client(base_url=f"{self.url}/sandbox", timeout=30)
         self._settings = {
             "port": self.port,

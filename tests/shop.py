@@ -45,9 +45,7 @@ class Shop:
         return await self.client.post(SEND, json=self.request(**changes), headers=headers)
 
     async def counted(self, table: str) -> int:
-        [(count,)] = await self.rest.rows(
-            f"SELECT count(*) FROM store.{table} WHERE tenant_id = %s", self.tenant.id
-        )
+        [(count,)] = await self.rest.rows(f"SELECT count(*) FROM store.{table} WHERE tenant_id = %s", self.tenant.id)
         return count
 
 

@@ -71,9 +71,7 @@ class CategoriesController(Controller):
         body = await read_model(request, PutCategory)
         _check(name, body, validity_seconds_max=api.settings.times.validity_seconds)
         async with api.db.transaction(durable=True) as conn:
-            return await categories.upsert(
-                conn, caller.tenant_id, name, CategoryRules(**body.model_dump(mode="json"))
-            )
+            return await categories.upsert(conn, caller.tenant_id, name, CategoryRules(**body.model_dump(mode="json")))
 
     @get(summary="List categories", guards=[requires("read")], operation_class=lists(Query))
     async def list_all(self, request: Request[Any, Any, Any], api: Api, caller: CalledBy) -> Page[Category]:

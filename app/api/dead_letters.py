@@ -89,9 +89,7 @@ class DeadLettersController(Controller):
     tags = ("dead letters",)
 
     @get(summary="List dead letters", guards=[requires("read")], operation_class=lists(DeadLetterQuery))
-    async def list_newest(
-        self, request: Request[Any, Any, Any], api: Api, caller: CalledBy
-    ) -> Page[DeadLetter]:
+    async def list_newest(self, request: Request[Any, Any, Any], api: Api, caller: CalledBy) -> Page[DeadLetter]:
         """Those that died last come first."""
         query = read_query(request, DeadLetterQuery)
         wanted = Filter(**query.model_dump(exclude={"limit", "after"}))

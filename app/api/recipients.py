@@ -112,9 +112,7 @@ class RecipientsController(Controller):
         status_code=HTTP_200_OK,
         request_max_body_size=None,
     )
-    async def replace_many(
-        self, request: Request[Any, Any, Any], api: Api, caller: CalledBy
-    ) -> RecipientResults:
+    async def replace_many(self, request: Request[Any, Any, Any], api: Api, caller: CalledBy) -> RecipientResults:
         """One status per item. An invalid item changes nothing and stops none of the others."""
         body = await read_model(request, PutRecipients, bytes_max=api.settings.api.batch_bytes_max)
         checked = list(_check_each(body.items))
@@ -167,9 +165,7 @@ def _invalid(index: int, item: Any, errors: Any) -> RecipientResult:
     return RecipientResult(index, id if isinstance(id, str) else None, "invalid", list(errors))
 
 
-def _result(
-    index: int, item: RecipientProfile | RecipientResult, created: dict[str, bool]
-) -> RecipientResult:
+def _result(index: int, item: RecipientProfile | RecipientResult, created: dict[str, bool]) -> RecipientResult:
     if isinstance(item, RecipientResult):
         return item
     return RecipientResult(index, item.id, "created" if created[item.id] else "updated")

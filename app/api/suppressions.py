@@ -22,9 +22,7 @@ from app.store.suppressions import SCOPE_ALL, Suppression
 
 SuppressionId = Annotated[int, Field(le=2**63 - 1)]
 
-SuppressionReason = Literal[
-    "manual", "hard_bounce", "soft_bounces", "complaint", "unsubscribe", "provider_suppressed"
-]
+SuppressionReason = Literal["manual", "hard_bounce", "soft_bounces", "complaint", "unsubscribe", "provider_suppressed"]
 ChannelName = Literal["email", "push", "sms", "in_app", "webhook"]
 Address = Annotated[Line, Field(min_length=1, max_length=1000)]  # the endpoint of a web push can be long
 AFTER: TypeAdapter[tuple[SuppressionId]] = TypeAdapter(tuple[SuppressionId])
@@ -58,9 +56,7 @@ class SuppressionsController(Controller):
     tags = ("suppressions",)
 
     @get(summary="List suppressions", guards=[requires("read")], operation_class=lists(SuppressionQuery))
-    async def list_newest(
-        self, request: Request[Any, Any, Any], api: Api, caller: CalledBy
-    ) -> Page[Suppression]:
+    async def list_newest(self, request: Request[Any, Any, Any], api: Api, caller: CalledBy) -> Page[Suppression]:
         """Newest first, lifted ones included unless `active=true`."""
         query = read_query(request, SuppressionQuery)
         (after,) = behind(query.after, AFTER) or (None,)
@@ -115,9 +111,7 @@ class SuppressionsController(Controller):
             found = await suppressions.get(conn, caller.tenant_id, suppression_id)
             if found is None:
                 raise NotFound(f"there is no suppression {suppression_id}")
-            lifted = await suppressions.lift(
-                conn, caller.tenant_id, found, reason=body.reason, actor=caller.actor
-            )
+            lifted = await suppressions.lift(conn, caller.tenant_id, found, reason=body.reason, actor=caller.actor)
             if lifted is None:
                 raise Conflict(f"suppression {suppression_id} was lifted before")
         return lifted

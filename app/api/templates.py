@@ -141,9 +141,7 @@ class TemplatesController(Controller):
         operation_class=takes(CreateTemplate),
         request_max_body_size=None,
     )
-    async def create(
-        self, request: Request[Any, Any, Any], api: Api, caller: CalledBy
-    ) -> Response[CreatedTemplate]:
+    async def create(self, request: Request[Any, Any, Any], api: Api, caller: CalledBy) -> Response[CreatedTemplate]:
         """The version gets the next number and is a draft. Nothing can change it afterwards.
 
         Content that says the same as the latest version, unless that is archived, answers 200 with that
@@ -159,9 +157,7 @@ class TemplatesController(Controller):
         )
 
     @get(summary="List versions", guards=[requires("read")], operation_class=lists(TemplateQuery))
-    async def list_all(
-        self, request: Request[Any, Any, Any], api: Api, caller: CalledBy
-    ) -> Page[TemplateSummary]:
+    async def list_all(self, request: Request[Any, Any, Any], api: Api, caller: CalledBy) -> Page[TemplateSummary]:
         """Versions of all templates, without their bodies, by id and number."""
         return await _list(api, caller, read_query(request, TemplateQuery))
 
@@ -183,9 +179,7 @@ class TemplatesController(Controller):
         return found
 
     @get("/{template_id:str}/versions/{version:int}", summary="Get a version", guards=[requires("read")])
-    async def show(
-        self, template_id: FromPath[str], version: FromPath[int], api: Api, caller: CalledBy
-    ) -> Template:
+    async def show(self, template_id: FromPath[str], version: FromPath[int], api: Api, caller: CalledBy) -> Template:
         """One version with its bodies."""
         async with api.db.transaction() as conn:
             return await _existing(conn, caller, template_id, version)
@@ -217,9 +211,7 @@ class TemplatesController(Controller):
         guards=[requires("admin")],
         status_code=HTTP_200_OK,
     )
-    async def publish(
-        self, template_id: FromPath[str], version: FromPath[int], api: Api, caller: CalledBy
-    ) -> Template:
+    async def publish(self, template_id: FromPath[str], version: FromPath[int], api: Api, caller: CalledBy) -> Template:
         """From now on it can be sent. Publishing again changes nothing; an archived version answers 409."""
         async with api.db.transaction(durable=True) as conn:
             await templates.publish(conn, caller.tenant_id, known_id(template_id), version)
@@ -234,9 +226,7 @@ class TemplatesController(Controller):
         guards=[requires("admin")],
         status_code=HTTP_200_OK,
     )
-    async def archive(
-        self, template_id: FromPath[str], version: FromPath[int], api: Api, caller: CalledBy
-    ) -> Template:
+    async def archive(self, template_id: FromPath[str], version: FromPath[int], api: Api, caller: CalledBy) -> Template:
         """From now on no send is accepted with it; what was accepted before still goes out."""
         async with api.db.transaction(durable=True) as conn:
             await templates.archive(conn, caller.tenant_id, known_id(template_id), version)

@@ -36,9 +36,7 @@ def email(value: str) -> str:
     them needs SMTPUTF8 on the whole way (RFC 6531).
     """
     try:
-        found = validate_email(
-            one_line(value), check_deliverability=False, allow_smtputf8=False, test_environment=True
-        )
+        found = validate_email(one_line(value), check_deliverability=False, allow_smtputf8=False, test_environment=True)
     except EmailNotValidError as exc:
         raise ValueError(f"is not an email address: {exc}") from exc
     assert found.ascii_email is not None

@@ -60,9 +60,7 @@ def _spec_errors(name: Any, spec: Any) -> list[FieldError]:
 
 def _key_errors(field: str, spec: Mapping[Any, Any]) -> list[FieldError]:
     errors = [
-        FieldError(
-            f"{field}.{str(key)[:SHOWN_CHARS_MAX]}", "unknown; the keys are description, example, required"
-        )
+        FieldError(f"{field}.{str(key)[:SHOWN_CHARS_MAX]}", "unknown; the keys are description, example, required")
         for key in spec
         if key not in KEYS
     ]
@@ -71,9 +69,7 @@ def _key_errors(field: str, spec: Mapping[Any, Any]) -> list[FieldError]:
     description = spec.get("description", "")
     if not isinstance(description, str) or len(description) > DESCRIPTION_CHARS_MAX:
         errors.append(
-            FieldError(
-                f"{field}.description", f"must be a text of at most {DESCRIPTION_CHARS_MAX} characters"
-            )
+            FieldError(f"{field}.description", f"must be a text of at most {DESCRIPTION_CHARS_MAX} characters")
         )
     return errors
 

@@ -42,9 +42,7 @@ async def reproduce(conn: Connection, renderer: RenderPool, delivery_id: UUID) -
 
 async def _template(conn: Connection, made_from: operate.Rendered) -> templates.Template:
     tenant = await tenants.get_tenant(conn, made_from.tenant)
-    template = tenant and await templates.get(
-        conn, tenant.id, made_from.template_id, made_from.template_version
-    )
+    template = tenant and await templates.get(conn, tenant.id, made_from.template_id, made_from.template_version)
     if not template:
         raise NotFound(f"template {made_from.template_id} version {made_from.template_version} is gone")
     return template

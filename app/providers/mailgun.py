@@ -124,9 +124,7 @@ class Mailgun:
             "Authorization": _basic(account.api_key),
             "Content-Type": "application/x-www-form-urlencoded",
         }
-        self._lookup_headers: Mapping[str, str] = {
-            "Authorization": _basic(account.lookup_api_key or account.api_key)
-        }
+        self._lookup_headers: Mapping[str, str] = {"Authorization": _basic(account.lookup_api_key or account.api_key)}
 
     # -- sending ---------------------------------------------------------------------------------------------
 

@@ -40,9 +40,7 @@ def make_provider(name: str, settings: Mapping[str, Any]) -> Provider:
     try:
         return ADAPTERS[adapter](fields)
     except ValidationError as error:
-        problems = (
-            ".".join(("providers", name, *map(str, e["loc"]))) + f": {e['msg']}" for e in error.errors()
-        )
+        problems = (".".join(("providers", name, *map(str, e["loc"]))) + f": {e['msg']}" for e in error.errors())
         raise ConfigurationError("; ".join(problems)) from None
 
 

@@ -89,9 +89,7 @@ def compile_template(source: TemplateSource, limits: RenderLimits) -> Compiled:
     def compiled(part: str, environment: PlainDataEnvironment, text: str, chars_max: int) -> Template | None:
         with problems.of(part):
             if len(text) > chars_max:
-                raise TemplateRenderError(
-                    FieldError(part, f"the source is longer than {chars_max} characters")
-                )
+                raise TemplateRenderError(FieldError(part, f"the source is longer than {chars_max} characters"))
             tree = parse(environment, text)
             names.update(find_undeclared_variables(tree) - environment.globals.keys())
             return compile_part(environment, tree, part)

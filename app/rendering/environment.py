@@ -189,9 +189,7 @@ def printable(value: Any) -> Any:
 
 @cache
 def html_environment() -> PlainDataEnvironment:
-    return _restrict(
-        PlainDataEnvironment(autoescape=True, undefined=UndefinedName, finalize=printable), FILTERS
-    )
+    return _restrict(PlainDataEnvironment(autoescape=True, undefined=UndefinedName, finalize=printable), FILTERS)
 
 
 @cache

@@ -21,9 +21,7 @@ from app.domain.variables import parse_declared
 from app.errors import FieldError, InvalidFields
 
 TEMPLATE_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
-FILE_BYTES_MAX = (
-    1024 * 1024
-)  # the API has its own, tighter limit; this one keeps a wrong directory out of memory
+FILE_BYTES_MAX = 1024 * 1024  # the API has its own, tighter limit; this one keeps a wrong directory out of memory
 MANIFEST = "template.toml"
 KEYS = frozenset({"channel", "subject", "description", "variables"})
 
@@ -67,9 +65,7 @@ def load_template(folder: Path) -> TemplateFile:
     """One template directory. Raises InvalidFields as ``load_templates`` does."""
     manifest = folder / MANIFEST
     if not TEMPLATE_ID.fullmatch(folder.name):
-        raise InvalidFields(
-            FieldError(str(folder), "a template id is of a-z, 0-9, - and _, up to 100 characters")
-        )
+        raise InvalidFields(FieldError(str(folder), "a template id is of a-z, 0-9, - and _, up to 100 characters"))
     content = _manifest(manifest)
     html, text = _read(folder / "body.html"), _read(folder / "body.txt")
     errors = _manifest_errors(content)

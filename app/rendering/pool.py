@@ -83,9 +83,7 @@ class BatchRun:
     jobs killed it: from then on they go one at a time, and the job during which it dies again is the one.
     """
 
-    def __init__(
-        self, child: ChildProcess, jobs: Sequence[RenderJob], limits: RenderLimits, strikes: Strikes
-    ) -> None:
+    def __init__(self, child: ChildProcess, jobs: Sequence[RenderJob], limits: RenderLimits, strikes: Strikes) -> None:
         self._child = child
         self._jobs = jobs
         self._limits = limits
@@ -128,9 +126,7 @@ class BatchRun:
             if seconds is None:
                 passed.append(index)
             else:
-                error = FieldError(
-                    "template", f"overran its limits repeatedly; refused for {seconds:.0f} s more"
-                )
+                error = FieldError("template", f"overran its limits repeatedly; refused for {seconds:.0f} s more")
                 self._results[index] = TemplateRenderError(error, retry_after_seconds=seconds)
         return passed
 

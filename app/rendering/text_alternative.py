@@ -167,6 +167,4 @@ def _check(html_source: str, text: str) -> None:
 
 
 def _underivable(reason: str) -> TemplateRenderError:
-    return TemplateRenderError(
-        FieldError("text", f"cannot be derived from the html: {reason}; write the text part")
-    )
+    return TemplateRenderError(FieldError("text", f"cannot be derived from the html: {reason}; write the text part"))

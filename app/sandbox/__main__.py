@@ -28,12 +28,8 @@ _DEFAULTS = SandboxConfig(ledger_path=Path("sandbox-ledger.jsonl"))
     help="Ledger file.",
 )
 @click.option("--speed", default=_DEFAULTS.speed, help="Divides every scripted delay; 1 is realistic.")
-@click.option(
-    "--hold-seconds", default=_DEFAULTS.hold_seconds, help="How long an unanswered call is kept open."
-)
-@click.option(
-    "--webhooks-in-flight", default=_DEFAULTS.webhooks_in_flight, help="Webhooks posted at the same time."
-)
+@click.option("--hold-seconds", default=_DEFAULTS.hold_seconds, help="How long an unanswered call is kept open.")
+@click.option("--webhooks-in-flight", default=_DEFAULTS.webhooks_in_flight, help="Webhooks posted at the same time.")
 @click.option("--mailbox-limit", default=_DEFAULTS.mailbox_limit, help="Messages kept for the mailbox page.")
 @click.option("--seed", default=_DEFAULTS.seed, help="Makes random faults repeatable.")
 def main(ledger: Path, webhook_url: str | None, no_webhooks: bool, **settings: object) -> None:

@@ -53,9 +53,7 @@ class Hold:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gone = asyncio.ensure_future(_disconnected(receive))
         released = asyncio.ensure_future(self._faults.released())
-        done, waiting = await asyncio.wait(
-            {gone, released}, timeout=self._seconds, return_when="FIRST_COMPLETED"
-        )
+        done, waiting = await asyncio.wait({gone, released}, timeout=self._seconds, return_when="FIRST_COMPLETED")
         for task in waiting:
             task.cancel()
         if gone not in done:

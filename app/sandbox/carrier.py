@@ -77,9 +77,7 @@ class Carrier:
 
     def _play(self, progress: Progress, script: Script, step: Step) -> None:
         message, is_last = progress.message, progress.steps_done + 1 == len(script.steps)
-        event = self._event(
-            message, step, attempt_no=max(1, progress.steps_done), posts=self._posts(script, step)
-        )
+        event = self._event(message, step, attempt_no=max(1, progress.steps_done), posts=self._posts(script, step))
         self._ledger.append(Kind.EVENT, about=message.about, data=event)
         if step.suppresses:
             self._suppress(message, step.suppresses, step.failure)
@@ -143,6 +141,4 @@ class Carrier:
 
 
 def _posting(event: EventData, about: About) -> Posting:
-    return Posting(
-        event_id=event.id, event=event.event, message=event.message, about=about, payload=event.payload
-    )
+    return Posting(event_id=event.id, event=event.event, message=event.message, about=about, payload=event.payload)

@@ -111,6 +111,4 @@ def _described(faults: Faults) -> dict[str, Any]:
 
 
 def control_router() -> Router:
-    return Router(
-        path="/sandbox", route_handlers=[ledger, summary, get_faults, set_faults, release, clear_mailbox]
-    )
+    return Router(path="/sandbox", route_handlers=[ledger, summary, get_faults, set_faults, release, clear_mailbox])

@@ -108,9 +108,7 @@ async def message_html(request: AnyRequest, message_id: str) -> Page:
     """The message's own HTML, for the frame."""
     mail = _sandbox(request).world.mailbox.get(message_id)
     if mail is None or mail.body is None or mail.body.html is None:
-        return Response(
-            "This message has no HTML.", status_code=404, media_type="text/plain", headers=MESSAGE_HEADERS
-        )
+        return Response("This message has no HTML.", status_code=404, media_type="text/plain", headers=MESSAGE_HEADERS)
     return Response(mail.body.html, media_type="text/html", headers=MESSAGE_HEADERS)
 
 
@@ -135,9 +133,7 @@ def _timeline(mail: Mail) -> list[dict[str, Any]]:
     lines = []
     for entry, data in mail.timeline:
         is_event = isinstance(data, EventData)
-        lines.append(
-            {"at": entry.at, "is_event": is_event, "status": entry.status, "note": entry.note, "data": data}
-        )
+        lines.append({"at": entry.at, "is_event": is_event, "status": entry.status, "note": entry.note, "data": data})
     return lines
 
 

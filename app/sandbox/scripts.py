@@ -71,9 +71,7 @@ class Refusal:
 SLOW_ANSWER_SECONDS: Final = 3.0
 RATE_LIMIT_SECONDS: Final = 60.0
 
-RATE_LIMITED: Final = (
-    "Domain {domain} is not allowed to send: request limit exceeded, try again after {wait} seconds"
-)
+RATE_LIMITED: Final = "Domain {domain} is not allowed to send: request limit exceeded, try again after {wait} seconds"
 MAGNIFICENT: Final = "Mailgun Magnificent API"
 
 _ACCEPTED: Final = Step("accepted")
@@ -92,9 +90,7 @@ _HARD_BOUNCE: Final = Step("failed", after=1, failure=_NO_SUCH_USER, suppresses=
 _LATE_BOUNCE: Final = Step(
     "failed",
     after=10,
-    failure=Failure(
-        "permanent", "bounce", 550, "5.1.1", "5.1.1 Recipient address rejected", "hard", delayed=True
-    ),
+    failure=Failure("permanent", "bounce", 550, "5.1.1", "5.1.1 Recipient address rejected", "hard", delayed=True),
     suppresses="bounces",
 )
 _FULL_FOR_NOW: Final = Step(
@@ -110,9 +106,7 @@ _FULL: Final = Step(
 _GREYLISTED: Final = Step(
     "failed",
     after=1,
-    failure=Failure(
-        "temporary", "greylisted", 451, "4.7.1", "4.7.1 Greylisted, please try again later", "soft"
-    ),
+    failure=Failure("temporary", "greylisted", 451, "4.7.1", "4.7.1 Greylisted, please try again later", "soft"),
 )
 _BLOCKED: Final = Step(
     "failed",
@@ -144,9 +138,7 @@ def _not_delivering(code: int, reason: str, message: str) -> tuple[Step, ...]:
 
 DEFAULT: Final = Script("anything-else", "Accepted, then delivered.")
 
-_PREVIOUSLY_BOUNCED: Final = _not_delivering(
-    605, "suppress-bounce", "Not delivering to previously bounced address"
-)
+_PREVIOUSLY_BOUNCED: Final = _not_delivering(605, "suppress-bounce", "Not delivering to previously bounced address")
 
 #: What a send to a suppressed address comes to, by the list the address is on: a 200, then a failure.
 ON_LIST: Final[Mapping[str, Script]] = MappingProxyType(
@@ -188,9 +180,7 @@ _OUTCOMES: Final = (
         "Permanent failure because of the sender's reputation, espblock 5.7.1.",
         steps=(_ACCEPTED, _BLOCKED),
     ),
-    Script(
-        "async-bounce", "Delivered, then a hard bounce that came late.", steps=(*_ON_ITS_WAY, _LATE_BOUNCE)
-    ),
+    Script("async-bounce", "Delivered, then a hard bounce that came late.", steps=(*_ON_ITS_WAY, _LATE_BOUNCE)),
     Script(
         "complaint",
         "Delivered, then marked as spam; the address joins the complaints list.",
@@ -231,9 +221,7 @@ _ANSWERS: Final = (
         "Accepted and delivered, but the connection is reset without an answer.",
         answer=Answer.ACCEPT_THEN_RESET,
     ),
-    Script(
-        "error-after-accept", "Accepted and delivered, but answered 500.", answer=Answer.ACCEPT_THEN_ERROR
-    ),
+    Script("error-after-accept", "Accepted and delivered, but answered 500.", answer=Answer.ACCEPT_THEN_ERROR),
     Script("hang", "Never accepted, never answered.", answer=Answer.HANG, steps=()),
     Script(
         "timeout-and-webhooks-lost",
@@ -295,9 +283,7 @@ _REFUSALS: Final = (
     Script(
         "permanent-4xx",
         "400 because of the content, every time.",
-        refusal=Refusal(
-            400, "Need at least one of 'text', 'html', 'amp-html' or 'template' parameters specified"
-        ),
+        refusal=Refusal(400, "Need at least one of 'text', 'html', 'amp-html' or 'template' parameters specified"),
     ),
     Script(
         "wrong-response",

@@ -52,9 +52,7 @@ async def get(conn: Connection, tenant_id: int, name: str) -> Category | None:
         return await cursor.fetchone()
 
 
-async def list_all(
-    conn: Connection, tenant_id: int, *, after: str | None = None, limit: int
-) -> list[Category]:
+async def list_all(conn: Connection, tenant_id: int, *, after: str | None = None, limit: int) -> list[Category]:
     """By name, those behind ``after``."""
     async with conn.cursor(row_factory=class_row(Category)) as cursor:
         await cursor.execute(LIST_ALL, {"tenant_id": tenant_id, "after": after, "limit": limit})

@@ -79,9 +79,7 @@ class Template(TemplateSummary):
         )
 
 
-async def create(
-    conn: Connection, tenant_id: int, template_id: str, content: Content
-) -> tuple[Template, bool]:
+async def create(conn: Connection, tenant_id: int, template_id: str, content: Content) -> tuple[Template, bool]:
     """The new version as a draft, and True; or the latest one, if it says the same and is in use, and False.
 
     Holds the tenant's row until the transaction ends, so that two writers never get one number.

@@ -33,8 +33,7 @@ async def test_a_dead_letter_shows_how_its_last_attempt_went(rest):
     tenant, client = await rest.tenant()
     letter = await dead(rest, tenant)
     await rest.rows(
-        "UPDATE store.attempts SET status_code = 503, detail = 'try later'"
-        " WHERE delivery_id = %s RETURNING 1",
+        "UPDATE store.attempts SET status_code = 503, detail = 'try later' WHERE delivery_id = %s RETURNING 1",
         letter.id,
     )
     await make_delivery(rest.conn, state="queued", tenant_id=tenant.id)

@@ -97,9 +97,7 @@ async def test_a_body_with_a_million_wrong_fields_gets_a_short_answer(shop):
     assert len(response.content) < 10_000
 
 
-@pytest.mark.parametrize(
-    "content_type", [None, "text/plain", "application/x-www-form-urlencoded", "application/jsonp"]
-)
+@pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded", "application/jsonp"])
 async def test_anything_but_json_is_415(shop, content_type):
     headers = {"Idempotency-Key": "k"} | ({"Content-Type": content_type} if content_type else {})
     response = await shop.client.post(SEND, content=text(""), headers=headers)
@@ -206,9 +204,7 @@ async def test_without_a_database_nothing_is_accepted_and_readiness_says_so(shop
     async with await psycopg.AsyncConnection.connect(admin, autocommit=True) as conn:
         switch = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
         await conn.execute(switch.format(sql.Identifier(name), sql.SQL("false")))
-        await conn.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
-        )
+        await conn.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
         down = await shop.send(key="k2")
         ready = await shop.client.get("/health/ready")
         await conn.execute(switch.format(sql.Identifier(name), sql.SQL("true")))

@@ -224,8 +224,7 @@ async def test_each_item_of_a_batch_has_its_own_fate(shop):
 async def test_a_batch_sent_twice_is_accepted_once(shop):
     items = {"items": [shop.request(variables={"order_id": str(number)}) for number in range(20)]}
     first, second = [
-        (await shop.client.post(BATCH, json=items, headers={"Idempotency-Key": "night"})).json()
-        for _ in range(2)
+        (await shop.client.post(BATCH, json=items, headers={"Idempotency-Key": "night"})).json() for _ in range(2)
     ]
     assert [item["id"] for item in first["items"]] == [item["id"] for item in second["items"]]
     assert all(item["replayed"] for item in second["items"])
@@ -247,14 +246,10 @@ async def test_an_item_without_a_key_is_refused_alone(shop):
 
 async def test_a_thousand_items_are_accepted_in_order(shop):
     items = [shop.request(variables={"order_id": str(number)}) for number in range(1000)]
-    answer = (
-        await shop.client.post(BATCH, json={"items": items}, headers={"Idempotency-Key": "k"}, timeout=60)
-    ).json()
+    answer = (await shop.client.post(BATCH, json={"items": items}, headers={"Idempotency-Key": "k"}, timeout=60)).json()
     assert answer["accepted"] == 1000
     rows = await shop.rest.rows("SELECT id, request #>> '{variables,order_id}' FROM store.notifications")
-    assert {str(id): order for id, order in rows} == {
-        item["id"]: str(item["index"]) for item in answer["items"]
-    }
+    assert {str(id): order for id, order in rows} == {item["id"]: str(item["index"]) for item in answer["items"]}
 
 
 @pytest.mark.parametrize("count", [0, 1001])
@@ -324,9 +319,7 @@ async def test_what_waits_is_cancelled_and_audited(shop):
     assert response.status_code == 200, response.text
     assert response.json()["cancelled"] is True
     assert (await shop.client.get(f"{NOTIFICATIONS}/{mine}")).json()["state"] == "cancelled"
-    [(actor, reason)] = await shop.rest.rows(
-        "SELECT actor, reason FROM store.audit_log WHERE action = 'cancel'"
-    )
+    [(actor, reason)] = await shop.rest.rows("SELECT actor, reason FROM store.audit_log WHERE action = 'cancel'")
     assert actor.startswith("api key ")
     assert reason == "order withdrawn"
 

@@ -109,9 +109,7 @@ async def test_malformed_json_is_a_400_and_another_type_a_415(rest):
     json_type = {"Content-Type": "application/json"}
     assert (await client.put(f"{URL}/ana", content=b'{"email": ', headers=json_type)).status_code == 400
     assert (await client.put(f"{URL}/ana", content=b"email=a@example.com")).status_code == 415
-    assert (
-        await client.put(f"{URL}/ana", content=b" " * (256 * 1024 + 1), headers=json_type)
-    ).status_code == 413
+    assert (await client.put(f"{URL}/ana", content=b" " * (256 * 1024 + 1), headers=json_type)).status_code == 413
 
 
 async def test_many_are_written_at_once_with_a_status_each(rest):
@@ -179,9 +177,7 @@ async def test_a_recipient_shows_why_its_addresses_are_not_sent_to(rest):
         *(tenant.id, then, then, tenant.id, then, then),
     )
     shown = (await client.get(f"{URL}/ana")).json()
-    assert [(s["id"], s["reason"], s["scope"]) for s in shown["suppressions"]] == [
-        (made.id, "complaint", "all")
-    ]
+    assert [(s["id"], s["reason"], s["scope"]) for s in shown["suppressions"]] == [(made.id, "complaint", "all")]
     assert [(b["address"], b["bounces"]) for b in shown["soft_bounces"]] == [("ana@example.com", 2)]
     await client.put(f"{URL}/ana", json={"email": "new@example.com"})
     moved = (await client.get(f"{URL}/ana")).json()

@@ -55,9 +55,7 @@ def soft_bounce(delivery: Any, *, at: datetime = NOW) -> Evidence:
 
 async def tell(db: Database, *facts: Evidence, provider: str = PROVIDER) -> int:
     async with db.transaction() as conn:
-        return await inbound.store_events(
-            conn, provider=provider, source="provider", evidence=facts, raw=b"{}"
-        )
+        return await inbound.store_events(conn, provider=provider, source="provider", evidence=facts, raw=b"{}")
 
 
 async def apply_all(db: Database, settings: Settings | None = None, *, limit: int = 500) -> None:
@@ -109,9 +107,7 @@ async def test_any_order_and_repetition_in_any_batches_ends_in_the_same_row(
     facts = invented_facts(chance, copies[0])
     story: list[Evidence] = []
     for copy in copies:
-        told = [
-            replace(fact, delivery_id=copy.id, event_key=f"{copy.id}/{n}") for n, fact in enumerate(facts)
-        ]
+        told = [replace(fact, delivery_id=copy.id, event_key=f"{copy.id}/{n}") for n, fact in enumerate(facts)]
         story += told + chance.choices(told, k=len(told))
     chance.shuffle(story)
 
@@ -156,9 +152,7 @@ async def test_another_providers_word_about_an_attempt_counts_for_nothing(
     assert kept == {"state": "parked", "reason": "no such delivery", "later": True}
 
 
-async def test_evidence_without_our_ids_is_matched_by_message_id(
-    db: Database, seed: psycopg.AsyncConnection
-) -> None:
+async def test_evidence_without_our_ids_is_matched_by_message_id(db: Database, seed: psycopg.AsyncConnection) -> None:
     delivery = await make_delivery(seed, state="sent")
     message_id = f"{delivery.id}.1@example.com"
     await tell(db, Evidence(K.DELIVERED, "key", NOW, provider_message_id=message_id))
@@ -171,9 +165,7 @@ async def test_evidence_nobody_claims_is_kept_by_name_when_its_time_is_over(
 ) -> None:
     await tell(db, Evidence(K.DELIVERED, "key", NOW, provider_message_id="a stranger"))
     await apply_all(db)
-    await seed.execute(
-        "UPDATE store.inbound_events SET received_at = now() - interval '8 days', due_at = now()"
-    )
+    await seed.execute("UPDATE store.inbound_events SET received_at = now() - interval '8 days', due_at = now()")
     await apply_all(db)
     [kept] = await rows(db, "SELECT state, reason FROM store.inbound_events")
     assert kept == {"state": "unmatched", "reason": "no such delivery"}
@@ -204,17 +196,13 @@ async def test_two_acceptances_of_one_delivery_are_shown_and_stop_nobody_else(
     await tell(db, about(twice, K.ACCEPTED, attempt_no=1), about(twice, K.ACCEPTED, attempt_no=2))
     await tell(db, about(neighbour, K.DELIVERED))
     await apply_all(db)
-    attempts = await rows(
-        db, "SELECT no, state FROM store.attempts WHERE delivery_id = %s ORDER BY no", twice.id
-    )
+    attempts = await rows(db, "SELECT no, state FROM store.attempts WHERE delivery_id = %s ORDER BY no", twice.id)
     assert sorted(row["state"] for row in attempts) == ["accepted", "duplicate"]
     assert (await delivery_row(db, twice.id))["state"] == "sent"
     assert (await delivery_row(db, neighbour.id))["state"] == "delivered"
 
 
-async def test_an_ambiguous_attempt_settled_by_a_lookup_says_so(
-    db: Database, seed: psycopg.AsyncConnection
-) -> None:
+async def test_an_ambiguous_attempt_settled_by_a_lookup_says_so(db: Database, seed: psycopg.AsyncConnection) -> None:
     delivery = await make_delivery(seed, state="ambiguous")
     facts = [about(delivery, K.ACCEPTED), about(delivery, K.DELIVERED)]
     async with db.transaction() as conn:
@@ -321,13 +309,10 @@ async def test_one_delivery_in_between_starts_the_count_again(db: Database, ann:
     assert await suppressions(db) == [("ann@example.com", "soft_bounces", "all")]
 
 
-async def test_soft_bounces_of_one_batch_are_counted_each(
-    db: Database, seed: psycopg.AsyncConnection
-) -> None:
+async def test_soft_bounces_of_one_batch_are_counted_each(db: Database, seed: psycopg.AsyncConnection) -> None:
     tenant = await make_tenant(seed)
     deliveries: Sequence[Any] = [
-        await make_delivery(seed, state="sent", tenant_id=tenant.id, address="ann@example.com")
-        for _ in range(3)
+        await make_delivery(seed, state="sent", tenant_id=tenant.id, address="ann@example.com") for _ in range(3)
     ]
     await tell(db, *(soft_bounce(d, at=NOW - timedelta(days=2 * n)) for n, d in enumerate(deliveries)))
     await apply_all(db, Settings(bounces={"soft_bounces_max": 3, "soft_bounce_days_min": 2}))

@@ -50,11 +50,7 @@ async def test_two_processes_make_one_notification(dsn, shop):
     async with _process(dsn, shop.client.headers) as first, _process(dsn, shop.client.headers) as second:
         headers = {"Idempotency-Key": "k"}
         responses = await asyncio.gather(
-            *(
-                client.post(SEND, json=shop.request(), headers=headers)
-                for _ in range(30)
-                for client in (first, second)
-            )
+            *(client.post(SEND, json=shop.request(), headers=headers) for _ in range(30) for client in (first, second))
         )
     new, replayed, refused = told_apart(responses)
     assert len(new) == 1
@@ -74,9 +70,7 @@ async def test_a_replay_is_the_same_to_the_byte(shop):
 async def test_a_replay_ignores_how_the_same_thing_was_written(shop):
     first = await shop.send(channel="email", send_at="2026-01-01T10:00:00+02:00", key="k")
     second = await shop.send(channels=["email"], send_at="2026-01-01T08:00:00Z", key='"k"')
-    third = await shop.send(
-        channels=["email"], send_at="2026-01-01T08:00:00.000Z", key=None, idempotency_key="k"
-    )
+    third = await shop.send(channels=["email"], send_at="2026-01-01T08:00:00.000Z", key=None, idempotency_key="k")
     assert first.status_code == 202
     assert first.content == second.content == third.content
 
@@ -136,9 +130,7 @@ async def test_a_key_answers_as_before_when_the_rules_have_changed(shop, change)
     again = await shop.send()
     assert (again.status_code, again.content) == (202, first.content)
     assert again.headers["Idempotent-Replayed"] == "true"
-    batch = await shop.client.post(
-        BATCH, json={"items": [shop.request(idempotency_key="order_confirmation:A-1")]}
-    )
+    batch = await shop.client.post(BATCH, json={"items": [shop.request(idempotency_key="order_confirmation:A-1")]})
     [item] = batch.json()["items"]
     assert (item["status"], item["id"], item["replayed"]) == (202, first.json()["id"], True)
     other_body = await shop.send(variables={"order_id": "B"})
@@ -246,9 +238,7 @@ async def _process(dsn, headers):
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "app.api.server", env=environment)
     try:
         authorization = {"Authorization": headers["Authorization"]}
-        async with httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", headers=authorization, timeout=30
-        ) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=authorization, timeout=30) as client:
             await _until_alive(client, process)
             yield client
     finally:

@@ -64,9 +64,7 @@ async def test_an_accepted_notification_becomes_a_delivery_that_is_due(db, seed)
         ({}, {"expires_at": datetime(2026, 1, 1, tzinfo=UTC)}, "expired", "expired"),
     ],
 )
-async def test_what_the_rules_refuse_ends_at_once_by_name_and_is_told(
-    db, seed, recipient, notification, state, reason
-):
+async def test_what_the_rules_refuse_ends_at_once_by_name_and_is_told(db, seed, recipient, notification, state, reason):
     tenant = await make_tenant(seed)
     await make_suppression(seed, tenant_id=tenant.id, address="gone@example.com")
     await make_recipient(seed, tenant_id=tenant.id, id="ann", **recipient)

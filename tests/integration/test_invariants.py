@@ -20,9 +20,7 @@ from tests.factories import (
 )
 
 
-async def attack(
-    conn: AsyncConnection, error: type[psycopg.Error], statement: Any, *parameters: Any
-) -> psycopg.Error:
+async def attack(conn: AsyncConnection, error: type[psycopg.Error], statement: Any, *parameters: Any) -> psycopg.Error:
     """The statement must be refused with this error; the transaction goes on."""
     with pytest.raises(error) as caught:
         async with conn.transaction():
@@ -35,8 +33,7 @@ async def change(conn: AsyncConnection, table: str, id: Any, **columns: Any) -> 
     statement = sql.SQL("UPDATE {} SET {} WHERE id = {}").format(
         sql.Identifier("store", table),
         sql.SQL(", ").join(
-            sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(value))
-            for name, value in columns.items()
+            sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(value)) for name, value in columns.items()
         ),
         sql.Literal(id),
     )
@@ -110,9 +107,7 @@ async def test_i9_a_live_delivery_cannot_lose_its_due_time(conn, state):
     await attack_row(conn, "deliveries_never_dropped", "deliveries", d.id, due_at=None)
 
 
-@pytest.mark.parametrize(
-    "state", ["bounced", "failed", "unconfirmed", "suppressed", "cancelled", "expired", "dead"]
-)
+@pytest.mark.parametrize("state", ["bounced", "failed", "unconfirmed", "suppressed", "cancelled", "expired", "dead"])
 async def test_i9_an_ended_delivery_has_a_reason_and_an_end(conn, state):
     d = await make_delivery(conn, state=state)
     await attack_row(conn, "deliveries_end_named", "deliveries", d.id, reason=None)
@@ -122,12 +117,8 @@ async def test_i9_an_ended_delivery_has_a_reason_and_an_end(conn, state):
 
 async def test_i9_ending_a_delivery_takes_its_due_time_away(conn):
     d = await make_delivery(conn)
-    await attack_row(
-        conn, "deliveries_never_dropped", "deliveries", d.id, state="dead", reason="x", ended_at="now"
-    )
-    await attack_row(
-        conn, "deliveries_end_named", "deliveries", d.id, state="dead", due_at=None, ended_at="now"
-    )
+    await attack_row(conn, "deliveries_never_dropped", "deliveries", d.id, state="dead", reason="x", ended_at="now")
+    await attack_row(conn, "deliveries_end_named", "deliveries", d.id, state="dead", due_at=None, ended_at="now")
 
 
 async def test_i9_whoever_is_sending_has_a_lease_and_nobody_else(conn):
@@ -326,15 +317,11 @@ async def test_i17_the_service_has_no_right_to_try(conn):
     ):
         await attack(conn, errors.InsufficientPrivilege, statement, event.id)
     for table in ("events", "audit_log"):
-        await attack(
-            conn, errors.InsufficientPrivilege, sql.SQL("TRUNCATE {}").format(sql.Identifier("store", table))
-        )
+        await attack(conn, errors.InsufficientPrivilege, sql.SQL("TRUNCATE {}").format(sql.Identifier("store", table)))
     await conn.execute("RESET ROLE")
 
 
-@pytest.mark.parametrize(
-    "statement", ["UPDATE store.audit_log SET reason = 'x'", "DELETE FROM store.audit_log"]
-)
+@pytest.mark.parametrize("statement", ["UPDATE store.audit_log SET reason = 'x'", "DELETE FROM store.audit_log"])
 async def test_i17_the_audit_log_is_append_only(conn, statement):
     await conn.execute("INSERT INTO store.audit_log (action, target, reason) VALUES ('a', 't', 'r')")
     await attack(conn, errors.RestrictViolation, statement)
@@ -352,9 +339,7 @@ async def test_i2_an_epoch_never_goes_back(conn):
 
 
 async def test_i2_two_regions_cannot_be_active(conn):
-    await attack(
-        conn, errors.UniqueViolation, "INSERT INTO store.regions (name, active) VALUES ('elsewhere', true)"
-    )
+    await attack(conn, errors.UniqueViolation, "INSERT INTO store.regions (name, active) VALUES ('elsewhere', true)")
     await conn.execute("INSERT INTO store.regions (name) VALUES ('elsewhere')")
     await attack(conn, errors.UniqueViolation, "UPDATE store.regions SET active = true")
 
@@ -376,9 +361,7 @@ async def test_i2_two_regions_cannot_be_active(conn):
 )
 async def test_a_template_version_cannot_be_changed(conn, status, column, value):
     t = await make_template(conn, tenant_id=(await make_tenant(conn)).id, status=status)
-    statement = sql.SQL("UPDATE store.templates SET {} = %s WHERE template_id = %s").format(
-        sql.Identifier(column)
-    )
+    statement = sql.SQL("UPDATE store.templates SET {} = %s WHERE template_id = %s").format(sql.Identifier(column))
     error = await attack(conn, errors.RestrictViolation, statement, value, t.template_id)
     assert "immutable" in str(error)
 

@@ -46,9 +46,7 @@ SELECT 'attribute', t.typname, a.attname, format_type(a.atttypid, a.atttypmod), 
 def shape(dsn: str) -> set[tuple]:
     with psycopg.connect(dsn) as connection:
         rows = connection.execute(SHAPE).fetchall()
-    return {
-        tuple(" ".join(value.split()) if isinstance(value, str) else value for value in row) for row in rows
-    }
+    return {tuple(" ".join(value.split()) if isinstance(value, str) else value for value in row) for row in rows}
 
 
 def test_replaying_procrastinates_migrations_gives_its_packaged_schema(dsn: str, empty_dsn: str):
@@ -125,9 +123,7 @@ class Tree:
         (self.sql / "migrations" / "versions").mkdir(parents=True)
         for folder in ("functions", "views"):
             (self.sql / folder).mkdir()
-        (self.sql / "migrations" / "env.py").write_text(
-            (migrations.SQL_DIR / "migrations" / "env.py").read_text()
-        )
+        (self.sql / "migrations" / "env.py").write_text((migrations.SQL_DIR / "migrations" / "env.py").read_text())
         (root / "alembic.ini").write_text((migrations.ROOT / "alembic.ini").read_text())
 
     def revision(self, name: str, sql: str, *, transactional: bool = True) -> None:
@@ -235,9 +231,7 @@ def test_an_index_is_built_concurrently_while_the_interfaces_stand(empty_dsn: st
     )
     tree.revision("0003", "CREATE INDEX CONCURRENTLY t_x ON store.t (store.witness(x))", transactional=False)
     migrate(empty_dsn)
-    assert rows(empty_dsn, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'store.t_x'::regclass") == [
-        (True,)
-    ]
+    assert rows(empty_dsn, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'store.t_x'::regclass") == [(True,)]
     with psycopg.connect(empty_dsn) as connection:
         connection.execute("SET enable_seqscan = off")
         found = connection.execute("SELECT count(*) FROM store.t WHERE store.witness(x) = 1").fetchone()
@@ -255,7 +249,5 @@ def test_the_alembic_command_works_on_the_database_of_the_environment(empty_dsn:
     )
     assert ran.returncode == 0, ran.stderr
     assert pending(empty_dsn) == []
-    ran = subprocess.run(
-        [*alembic, "-x", f"dsn={empty_dsn}", "current"], capture_output=True, text=True, check=True
-    )
+    ran = subprocess.run([*alembic, "-x", f"dsn={empty_dsn}", "current"], capture_output=True, text=True, check=True)
     assert "(head)" in ran.stdout

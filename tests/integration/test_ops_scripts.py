@@ -83,9 +83,7 @@ class Desk:
 async def desk(dsn: str) -> AsyncIterator[Desk]:
     operator = f"operator_{uuid4().hex[:12]}"
     async with await AsyncConnection.connect(dsn, autocommit=True) as conn:
-        await conn.execute(
-            sql.SQL("CREATE ROLE {} LOGIN IN ROLE landed_operator").format(sql.Identifier(operator))
-        )
+        await conn.execute(sql.SQL("CREATE ROLE {} LOGIN IN ROLE landed_operator").format(sql.Identifier(operator)))
         yield Desk(dsn, conn, operator)
         await conn.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(operator)))
 

@@ -82,9 +82,7 @@ def form(to: str | list[str], **fields: object) -> dict:
     }
 
 
-def send(
-    sandbox: SandboxProcess, to: str | list[str], timeout: float = 30, **fields: object
-) -> httpx.Response:
+def send(sandbox: SandboxProcess, to: str | list[str], timeout: float = 30, **fields: object) -> httpx.Response:
     return sandbox.api.post("/messages", data=form(to, **fields))
 
 
@@ -96,9 +94,7 @@ def events(sandbox: SandboxProcess, **params: object) -> list[dict]:
 
 def story(events: list[dict]) -> list[str]:
     """Events as words, failures with their severity: what happened to one message."""
-    return [
-        f"{event['event']} {event['severity']}" if "severity" in event else event["event"] for event in events
-    ]
+    return [f"{event['event']} {event['severity']}" if "severity" in event else event["event"] for event in events]
 
 
 def accepted_count(sandbox: SandboxProcess, recipient: str) -> int:
@@ -157,9 +153,7 @@ STORIES = {
 
 
 @pytest.mark.parametrize(("script", "expected"), STORIES.items())
-def test_a_scripted_address_lives_its_story_in_events_and_signed_webhooks(
-    sandbox, receiver, script, expected
-):
+def test_a_scripted_address_lives_its_story_in_events_and_signed_webhooks(sandbox, receiver, script, expected):
     to = address(script)
 
     answer = send(sandbox, to)
@@ -821,9 +815,7 @@ def test_mailguns_own_client_can_send_look_up_and_unlist(sandbox):
         sent = client.messages.create(data=form(to), domain=sandbox.domain)
         sandbox.wait_until_settled()
         message_id = sent.json()["id"].strip("<>")
-        looked_up = client.events.get(
-            domain=sandbox.domain, filters={"message-id": message_id, "ascending": "yes"}
-        )
+        looked_up = client.events.get(domain=sandbox.domain, filters={"message-id": message_id, "ascending": "yes"})
         listed = client.bounces.get(domain=sandbox.domain, bounce_address=to)
         client.bounces.delete(domain=sandbox.domain, bounce_address=to)
 
@@ -931,9 +923,7 @@ def test_random_faults_are_the_same_for_the_same_seed(tmp_path):
     assert {(200, None), (503, "fault: error"), (None, "accepted, then held")} < set(first)
 
 
-@pytest.mark.parametrize(
-    "order", [{"mode": "chaos"}, {"mode": "ok", "rate": 2}, {"mode": "ok", "extra": 1}, {}]
-)
+@pytest.mark.parametrize("order", [{"mode": "chaos"}, {"mode": "ok", "rate": 2}, {"mode": "ok", "extra": 1}, {}])
 def test_a_wrong_fault_order_is_refused(sandbox, order):
     assert httpx.post(f"{sandbox.url}/sandbox/faults", json=order).status_code == 400
 

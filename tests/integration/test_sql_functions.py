@@ -75,9 +75,7 @@ async def notification_of(conn: AsyncConnection, notification_id: UUID) -> Simpl
 
 
 async def kinds_of(conn: AsyncConnection, notification_id: UUID) -> list[str]:
-    rows = await fetch(
-        conn, "SELECT kind FROM store.events WHERE notification_id = %s ORDER BY id", notification_id
-    )
+    rows = await fetch(conn, "SELECT kind FROM store.events WHERE notification_id = %s ORDER BY id", notification_id)
     return [row["kind"] for row in rows]
 
 
@@ -130,9 +128,7 @@ async def make_shop(conn: AsyncConnection) -> SimpleNamespace:
         "category": category.name,
         "variables": Jsonb({"order_id": "A-1"}),
     }
-    return SimpleNamespace(
-        tenant=tenant, recipient=recipient, category=category, template=template, request=request
-    )
+    return SimpleNamespace(tenant=tenant, recipient=recipient, category=category, template=template, request=request)
 
 
 async def send(conn: AsyncConnection, shop: SimpleNamespace, **overrides: Any) -> UUID:
@@ -154,9 +150,7 @@ async def waits_for_lock(dsn: str, waiter: AsyncConnection) -> None:
             await asyncio.sleep(0.01)
 
 
-async def second_of_two(
-    dsn: str, first: AsyncConnection, second: AsyncConnection, work: Awaitable[Any]
-) -> Any:
+async def second_of_two(dsn: str, first: AsyncConnection, second: AsyncConnection, work: Awaitable[Any]) -> Any:
     """Lets ``work`` on the second connection run into what the first one holds, then commits the first."""
     task = asyncio.ensure_future(work)
     await waits_for_lock(dsn, second)
@@ -292,12 +286,8 @@ async def test_a_producer_whose_grant_was_revoked_cannot_send(conn, shop):
     async with acting_as(conn) as role:
         await conn.execute("RESET SESSION AUTHORIZATION")
         await call(conn, "grant_producer", role=role, tenant=shop.tenant.name)
-        assert await call(conn, "revoke_producer", role=role, tenant=shop.tenant.name) == [
-            {"revoke_producer": True}
-        ]
-        assert await call(conn, "revoke_producer", role=role, tenant=shop.tenant.name) == [
-            {"revoke_producer": False}
-        ]
+        assert await call(conn, "revoke_producer", role=role, tenant=shop.tenant.name) == [{"revoke_producer": True}]
+        assert await call(conn, "revoke_producer", role=role, tenant=shop.tenant.name) == [{"revoke_producer": False}]
         await conn.execute(sql.SQL("SET SESSION AUTHORIZATION {}").format(sql.Identifier(role)))
         async with refused(conn, errors.InsufficientPrivilege):
             await send(conn, shop)
@@ -561,8 +551,7 @@ async def test_cancelling_waits_for_the_intake_and_cancels_what_it_planned(dsn):
         n = await make_notification(intake)
         await intake.commit()
         await intake.execute(
-            "UPDATE store.notifications"
-            " SET state = 'planned', planned_at = now(), due_at = NULL, trace = '[]'"
+            "UPDATE store.notifications SET state = 'planned', planned_at = now(), due_at = NULL, trace = '[]'"
         )
         d = await make_delivery(intake, notification=n)
         cancelling = call(operator, "cancel", notification_id=n.id, reason=WHY)
@@ -731,9 +720,7 @@ async def test_a_forced_replay_is_a_new_delivery_and_the_old_one_stays_as_it_end
 async def test_what_is_replayed_already_is_not_replayed_again(conn):
     d = await make_delivery(conn, state="unconfirmed")
     await replay_one(conn, d, commit=True, force=True, reason=WHY)
-    assert (
-        await replay_one(conn, d, commit=True, force=True, reason=WHY)
-    ).verdict == "refused_already_replayed"
+    assert (await replay_one(conn, d, commit=True, force=True, reason=WHY)).verdict == "refused_already_replayed"
 
 
 @pytest.mark.parametrize("scope", ["all", "category"])
@@ -746,15 +733,11 @@ async def test_a_suppressed_address_is_refused_even_by_force(conn, scope):
         scope=d.category if scope == "category" else scope,
     )
     for force in (False, True):
-        assert (
-            await replay_one(conn, d, commit=True, force=force, reason=WHY)
-        ).verdict == "refused_suppressed"
+        assert (await replay_one(conn, d, commit=True, force=force, reason=WHY)).verdict == "refused_suppressed"
 
 
 async def test_without_an_address_there_is_nothing_to_replay(conn):
-    d = await make_delivery(
-        conn, state="failed", attempt=False, attempt_no=0, address="", reason="no_address"
-    )
+    d = await make_delivery(conn, state="failed", attempt=False, attempt_no=0, address="", reason="no_address")
     assert (await replay_one(conn, d, force=True)).verdict == "refused_no_address"
 
 
@@ -855,12 +838,8 @@ async def test_a_replay_that_makes_no_sense_is_refused(conn, wrong, field):
 
 async def test_suppressing_is_by_normal_form_and_idempotent(conn, shop):
     tenant = shop.tenant.name
-    (first,) = await call(
-        conn, "suppress", tenant=tenant, channel="email", address=" Jo@Example.com", reason_text=WHY
-    )
-    (second,) = await call(
-        conn, "suppress", tenant=tenant, channel="email", address="jo@example.com", reason_text=WHY
-    )
+    (first,) = await call(conn, "suppress", tenant=tenant, channel="email", address=" Jo@Example.com", reason_text=WHY)
+    (second,) = await call(conn, "suppress", tenant=tenant, channel="email", address="jo@example.com", reason_text=WHY)
     assert first == second
     row = await one(conn, "SELECT * FROM store.suppressions WHERE id = %s", first["suppress"])
     assert (row["address"], row["reason"], row["source"], row["scope"]) == (
@@ -950,9 +929,7 @@ async def test_an_operator_who_found_it_sent_makes_it_wait_for_proof(conn):
 
 async def test_an_operator_who_found_it_was_not_sent_lets_a_new_attempt_open(conn):
     d = await make_ambiguous(conn, minutes_ago=10)
-    assert await call(conn, "resolve", delivery_id=d.id, verdict="not_sent", reason=WHY) == [
-        {"resolve": "queued"}
-    ]
+    assert await call(conn, "resolve", delivery_id=d.id, verdict="not_sent", reason=WHY) == [{"resolve": "queued"}]
     assert (await delivery_of(conn, d.id)).state == "queued"
     await make_attempt(conn, d, no=2)  # the index on open attempts would refuse it
     assert await kinds_of(conn, d.notification_id) == ["resolved_not_sent"]
@@ -1022,8 +999,7 @@ async def test_the_timeline_tells_births_and_events_in_order(dsn):
     async with await AsyncConnection.connect(dsn, autocommit=True) as conn:
         n = await make_notification(conn)
         await conn.execute(
-            "UPDATE store.notifications"
-            " SET state = 'planned', planned_at = now(), due_at = NULL, trace = '[]'"
+            "UPDATE store.notifications SET state = 'planned', planned_at = now(), due_at = NULL, trace = '[]'"
         )
         d = await make_delivery(conn, notification=n)
         await make_attempt(conn, d, state="refused", outcome="transient")

@@ -36,9 +36,7 @@ async def test_keys_are_listed_without_what_they_open(conn):
     shop = await tenants.create_tenant(conn, "shop", "shop@example.com")
     other = await tenants.create_tenant(conn, "other", "other@example.com")
     _, prefix, digest = mint_api_key()
-    key_id = await api_keys.insert(
-        conn, tenant_id=shop.id, name="till", prefix=prefix, digest=digest, scopes=["send"]
-    )
+    key_id = await api_keys.insert(conn, tenant_id=shop.id, name="till", prefix=prefix, digest=digest, scopes=["send"])
     (listed,) = await tenants.list_api_keys(conn, shop.id)
     assert (listed.id, listed.prefix, listed.scopes, listed.revoked_at) == (key_id, prefix, ["send"], None)
     assert await tenants.list_api_keys(conn, other.id) == []

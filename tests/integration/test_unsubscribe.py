@@ -62,9 +62,7 @@ async def test_a_post_opts_out_of_the_category_at_once(rest, tenant, body):
     done = await (await rest.anyone()).post(link(tenant), **body)
     assert done.status_code == 200
     assert "Unsubscribed" in done.text
-    assert await opt_outs(rest) == [
-        (tenant.id, "email", "ana@example.com", "news", "unsubscribe", "recipient")
-    ]
+    assert await opt_outs(rest) == [(tenant.id, "email", "ana@example.com", "news", "unsubscribe", "recipient")]
 
 
 async def test_opting_out_again_changes_nothing(rest, tenant):

@@ -178,9 +178,7 @@ async def test_what_nothing_could_prove_is_listed(conn):
 async def test_a_dead_letter_shows_what_its_last_attempt_said(conn):
     d = await make_delivery(conn, state="dead", attempt=False, attempt_no=2)
     await make_attempt(conn, d, no=1, state="refused", outcome="transient", detail="first")
-    await make_attempt(
-        conn, d, no=2, state="refused", outcome="rejected", detail="bad sender", status_code=400
-    )
+    await make_attempt(conn, d, no=2, state="refused", outcome="rejected", detail="bad sender", status_code=400)
     (row,) = await view(conn, "dead_letters", delivery_id=d.id)
     assert (row["last_outcome"], row["last_detail"], row["last_status_code"]) == (
         "rejected",
@@ -198,9 +196,7 @@ async def test_bounce_rate_counts_what_was_accepted_by_domain(conn):
     for state, count in {"delivered": 6, "bounced": 2, "failed": 1, "unconfirmed": 1}.items():
         for _ in range(count):
             await make_delivery(conn, tenant_id=tenant.id, state=state, address="jo@Busy.example")
-    await make_delivery(
-        conn, tenant_id=tenant.id, state="bounced", reason="soft_bounce", address="a@quiet.example"
-    )
+    await make_delivery(conn, tenant_id=tenant.id, state="bounced", reason="soft_bounce", address="a@quiet.example")
     for never_sent in ("queued", "suppressed", "dead", "expired", "cancelled"):
         await make_delivery(conn, tenant_id=tenant.id, state=never_sent, address="jo@busy.example")
     rows = {row["domain"]: row for row in await view(conn, "bounce_rate_by_domain", tenant=tenant.name)}
@@ -218,13 +214,11 @@ async def test_what_failed_before_the_provider_took_it_is_no_denominator(conn):
 
 
 async def test_bounce_rate_leaves_older_days_alone(conn):
-    (bounds,) = await fetch(
-        conn, "SELECT store.id_floor('2020-01-01') AS low, store.id_floor('2020-01-02') AS high"
-    )
+    (bounds,) = await fetch(conn, "SELECT store.id_floor('2020-01-01') AS low, store.id_floor('2020-01-02') AS high")
     await conn.execute(
-        sql.SQL(
-            "CREATE TABLE store.old_day PARTITION OF store.deliveries FOR VALUES FROM ({low}) TO ({high})"
-        ).format(low=sql.Literal(str(bounds["low"])), high=sql.Literal(str(bounds["high"])))
+        sql.SQL("CREATE TABLE store.old_day PARTITION OF store.deliveries FOR VALUES FROM ({low}) TO ({high})").format(
+            low=sql.Literal(str(bounds["low"])), high=sql.Literal(str(bounds["high"]))
+        )
     )
     plan = await plan_of(conn, "SELECT * FROM reporting.bounce_rate_by_domain")
     assert "on deliveries_p" in plan

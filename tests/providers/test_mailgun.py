@@ -126,9 +126,7 @@ def test_tags_keep_mailguns_limits():
 
 
 @pytest.mark.parametrize("evil", ["a\r\nBcc: victim@example.com", "a\nb", "a\rb", "a\0b", "a\x0bb"])
-@pytest.mark.parametrize(
-    "name", ["to", "sender", "subject", "reply_to", "category", "tags", "headers.X-Note"]
-)
+@pytest.mark.parametrize("name", ["to", "sender", "subject", "reply_to", "category", "tags", "headers.X-Note"])
 def test_no_field_smuggles_in_a_header(name, evil):
     value = {"tags": (evil,), "headers.X-Note": {"X-Note": evil}}.get(name, evil)
     with pytest.raises(InvalidFields) as refused:
@@ -136,9 +134,7 @@ def test_no_field_smuggles_in_a_header(name, evil):
     assert [error.field for error in refused.value.errors] == [name]
 
 
-@pytest.mark.parametrize(
-    "name", ["X-Note\r\nBcc", "X Note", "X:Note", "", "Bcc", "message-id", "To", "X-Nöte"]
-)
+@pytest.mark.parametrize("name", ["X-Note\r\nBcc", "X Note", "X:Note", "", "Bcc", "message-id", "To", "X-Nöte"])
 def test_no_header_name_that_could_redirect_or_rename_the_message(name):
     with pytest.raises(InvalidFields):
         MAILGUN.build(replace(MESSAGE, headers={name: "x"}))
@@ -516,9 +512,7 @@ def test_every_event_has_its_kind(name, kind, suppress):
     assert (evidence.kind, evidence.suppress_reason) == (kind, suppress)
 
 
-def failed(
-    reason: str, code: int, enhanced: str = "", message: str = "", severity: str = "permanent", **flags: bool
-):
+def failed(reason: str, code: int, enhanced: str = "", message: str = "", severity: str = "permanent", **flags: bool):
     status = {"code": code, "enhanced-code": enhanced, "message": message, "attempt-no": 1}
     return event("failed", severity=severity, reason=reason, flags=flags, **{"delivery-status": status})
 
@@ -637,9 +631,7 @@ def test_our_ids_are_found_in_the_message_id_when_the_variables_are_missing(vari
 
 
 def test_a_message_that_is_not_ours_has_no_ids():
-    foreign = event(
-        "delivered", **{"user-variables": {}}, message={"headers": {"message-id": "<abc@elsewhere>"}}
-    )
+    foreign = event("delivered", **{"user-variables": {}}, message={"headers": {"message-id": "<abc@elsewhere>"}})
     evidence = read(foreign)
     assert (evidence.delivery_id, evidence.attempt_no, evidence.provider_message_id) == (
         None,
@@ -663,10 +655,7 @@ def test_the_same_fact_has_the_same_key_even_without_an_id():
         {},
         event(""),
         {**DELIVERED, "event": {}},
-        *(
-            {**DELIVERED, "timestamp": t}
-            for t in (None, "soon", True, [], float("nan"), float("inf"), -1, 1e300, 7)
-        ),
+        *({**DELIVERED, "timestamp": t} for t in (None, "soon", True, [], float("nan"), float("inf"), -1, 1e300, 7)),
     ],
 )
 def test_what_is_no_event_is_malformed(data):
@@ -698,19 +687,11 @@ EVENTS = st.fixed_dictionaries(
         "timestamp": st.just(1521472262.9),
     },
     optional=dict.fromkeys((*FIELDS[3:], "id", "url", "reject", "client-info"), JSON)
-    | {
-        "delivery-status": st.fixed_dictionaries(
-            {}, optional={"code": JSON, "enhanced-code": JSON, "message": JSON}
-        )
-    },
+    | {"delivery-status": st.fixed_dictionaries({}, optional={"code": JSON, "enhanced-code": JSON, "message": JSON})},
 )
 
 
-@given(
-    st.binary()
-    | JSON.map(json.dumps).map(str.encode)
-    | st.dictionaries(st.sampled_from(FIELDS), JSON).map(webhook)
-)
+@given(st.binary() | JSON.map(json.dumps).map(str.encode) | st.dictionaries(st.sampled_from(FIELDS), JSON).map(webhook))
 def test_parse_raises_nothing_but_a_refusal(body):
     with contextlib.suppress(WebhookRefused):
         MAILGUN.parse(body)
@@ -869,11 +850,7 @@ def test_our_key_follows_no_page_to_another_place(elsewhere):
     assert lookup.verdict is LookupVerdict.UNAVAILABLE
 
 
-@given(
-    st.binary()
-    | JSON.map(json.dumps).map(str.encode)
-    | JSON.map(lambda item: json.dumps({"items": item}).encode())
-)
+@given(st.binary() | JSON.map(json.dumps).map(str.encode) | JSON.map(lambda item: json.dumps({"items": item}).encode()))
 def test_no_answer_but_a_settled_empty_page_says_not_sent(body):
     verdict = MAILGUN.interpret_lookup(ATTEMPT, answer(200, body), NOW).verdict
     assert (verdict is LookupVerdict.NOT_SENT) <= (b'"items": []' in body)

@@ -59,9 +59,7 @@ FIELDS = {
 @pytest.fixture
 def server():
     with HTTPServer() as server:
-        server.expect_request(f"/v3/{DOMAIN}/messages").respond_with_json(
-            {"id": "<x@y>", "message": "Queued"}
-        )
+        server.expect_request(f"/v3/{DOMAIN}/messages").respond_with_json({"id": "<x@y>", "message": "Queued"})
         server.expect_request(f"/v3/{DOMAIN}/events").respond_with_json({"items": [], "paging": {}})
         yield server
 
@@ -82,9 +80,7 @@ def last(server: HTTPServer) -> Request:
 
 
 def post(request: ProviderRequest) -> None:
-    httpx.request(
-        request.method, request.url, headers=dict(request.headers), content=request.body
-    ).raise_for_status()
+    httpx.request(request.method, request.url, headers=dict(request.headers), content=request.body).raise_for_status()
 
 
 def shape(request: Request):
@@ -131,8 +127,4 @@ def test_signatures_are_judged_as_the_official_client_judges_them(ours, key):
         believed = True
     except WebhookRefused:
         believed = False
-    assert (
-        believed
-        == SecurityGuard.verify_webhook("signing-key", token, timestamp, mac)
-        == (key == "signing-key")
-    )
+    assert believed == SecurityGuard.verify_webhook("signing-key", token, timestamp, mac) == (key == "signing-key")

@@ -103,9 +103,7 @@ async def send(transport: Transport, mailgun: Mailgun, what: EmailMessage) -> Ou
 async def look_up(transport: Transport, mailgun: Mailgun, what: EmailMessage) -> Lookup:
     now = datetime.now(UTC)
     attempt = AttemptRef(what.delivery_id, what.attempt_no, now, what.to, None)
-    response = await transport.send(
-        mailgun.build_lookup(attempt, now), asyncio.get_running_loop().time() + 30
-    )
+    response = await transport.send(mailgun.build_lookup(attempt, now), asyncio.get_running_loop().time() + 30)
     return mailgun.interpret_lookup(attempt, response, datetime.now(UTC))
 
 

@@ -117,9 +117,7 @@ async def test_a_redirect_is_an_answer_and_is_not_followed():
     assert len(peer.requests) == 1
 
 
-@pytest.mark.parametrize(
-    "length", [b"Content-Length: 5000", b"Connection: close"], ids=["announced", "unannounced"]
-)
+@pytest.mark.parametrize("length", [b"Content-Length: 5000", b"Connection: close"], ids=["announced", "unannounced"])
 async def test_a_body_over_the_limit_is_cut(length):
     peer = Peer(b"HTTP/1.1 400 Bad\r\n" + length + b"\r\n\r\n" + b"x" * 5000, close_after=True)
     async with Transport(response_bytes_max=1000) as transport, serving(peer) as port:
@@ -265,9 +263,7 @@ class StalledPeer:
 
     def __init__(self) -> None:
         self._listener = socket.socket()
-        self._listener.setsockopt(
-            socket.SOL_SOCKET, socket.SO_RCVBUF, 4096
-        )  # before it listens, or it is not kept
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # before it listens, or it is not kept
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen()
         self.port = self._listener.getsockname()[1]

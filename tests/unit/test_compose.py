@@ -16,9 +16,7 @@ TEXT = (Path(__file__).parents[2] / "docker-compose.yml").read_text()
 @pytest.fixture(scope="module")
 def services() -> dict[str, dict]:
     with_defaults = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", TEXT)
-    assert "${" not in with_defaults, (
-        "every variable has a default, so that `docker compose up` needs no set-up"
-    )
+    assert "${" not in with_defaults, "every variable has a default, so that `docker compose up` needs no set-up"
     return yaml.safe_load(with_defaults)["services"]
 
 

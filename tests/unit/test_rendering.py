@@ -70,9 +70,7 @@ def test_a_template_without_html_has_none():
 
 
 def test_a_template_needs_a_body():
-    assert refusal(template(text=None)) == (
-        FieldError("text", "missing; a template needs html, text or both"),
-    )
+    assert refusal(template(text=None)) == (FieldError("text", "missing; a template needs html, text or both"),)
 
 
 @given(PLAIN)
@@ -141,9 +139,7 @@ def test_a_missing_variable_never_renders_as_blank(use):
     assert refused(use) == "line 1: 'x' is undefined"
 
 
-@pytest.mark.parametrize(
-    "use", ["{{ d.nope }}", "{{ d['nope'] }}", "{{ l[7] }}", "{{ l.nope }}", "{{ s.nope }}"]
-)
+@pytest.mark.parametrize("use", ["{{ d.nope }}", "{{ d['nope'] }}", "{{ l[7] }}", "{{ l.nope }}", "{{ s.nope }}"])
 def test_a_missing_entry_never_renders_as_blank(use):
     assert "has no such entry" in refused(use, d={}, l=[1], s="text")
 
@@ -381,9 +377,7 @@ def test_what_cannot_be_sent_is_refused_by_part(unsendable):
 
 def test_a_check_finds_the_names_read_in_all_parts():
     check = check_template(
-        template(
-            "{{ a }}", "{% set x = b %}{{ x }}{% for i in range(c) %}{{ i }}{% endfor %}", "{{ d.e[f] }}"
-        ),
+        template("{{ a }}", "{% set x = b %}{{ x }}{% for i in range(c) %}{{ i }}{% endfor %}", "{{ d.e[f] }}"),
         LIMITS,
     )
     assert check.errors == ()

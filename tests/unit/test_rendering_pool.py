@@ -27,16 +27,11 @@ LOOPS = "".join(f"{{% for {n} in range(1000) %}}" for n in "ijk") + "{% endfor %
 # call, and no handler written in Python can interrupt it.
 STUCK_IN_C = (
     "{% set a0 = [1] %}{% set b0 = [1] %}"
-    + "".join(
-        f"{{% set a{n} = [a{n - 1}, a{n - 1}] %}}{{% set b{n} = [b{n - 1}, b{n - 1}] %}}"
-        for n in range(1, 61)
-    )
+    + "".join(f"{{% set a{n} = [a{n - 1}, a{n - 1}] %}}{{% set b{n} = [b{n - 1}, b{n - 1}] %}}" for n in range(1, 61))
     + "{{ a60 == b60 }}"
 )
 MEMORY = (
-    "{% set a0 = 'x' * 1000 %}"
-    + "".join(f"{{% set a{n} = a{n - 1} ~ a{n - 1} %}}" for n in range(1, 30))
-    + "{{ a29 }}"
+    "{% set a0 = 'x' * 1000 %}" + "".join(f"{{% set a{n} = a{n - 1} ~ a{n - 1} %}}" for n in range(1, 30)) + "{{ a29 }}"
 )
 HELD = (
     "{% set a0 = ['x'] %}"
@@ -262,9 +257,7 @@ async def test_the_child_holds_no_secret_of_its_parent(monkeypatch, tmp_path):
     pool = RenderPool(limits=QUICK)
     await pool.start()
     try:
-        results = await pool.render(
-            [RenderJob(source(attack, f"t{n}"), {}) for n, attack in enumerate(attacks)]
-        )
+        results = await pool.render([RenderJob(source(attack, f"t{n}"), {}) for n, attack in enumerate(attacks)])
         assert all(isinstance(result, TemplateRenderError) for result in results)
         assert "canary" not in "".join(result.detail for result in results).replace(str(canary), "")
         assert "LANDED_CANARY" not in psutil.Process(pool.pids[0]).environ()

@@ -18,9 +18,7 @@ def text_of(html, **variables):
 
 
 def test_headings_paragraphs_and_breaks_become_lines():
-    assert (
-        derive_text("<h1>Hi {{ a }}</h1><p>One<br>two</p><p>Three</p>") == "Hi {{ a }}\n\nOne\ntwo\n\nThree\n"
-    )
+    assert derive_text("<h1>Hi {{ a }}</h1><p>One<br>two</p><p>Three</p>") == "Hi {{ a }}\n\nOne\ntwo\n\nThree\n"
 
 
 def test_lists_keep_their_bullets_inside_a_loop():
@@ -51,10 +49,7 @@ def test_tables_become_lines_with_a_gap_between_cells():
         "<table><tr><th>What</th><th>Price</th></tr>"
         "{% for i in items %}<tr><td>{{ i.a }}</td><td>{{ i.b }}</td></tr>{% endfor %}</table>"
     )
-    assert (
-        text_of(html, items=[{"a": "Tea", "b": "3"}, {"a": "Cake", "b": "4"}])
-        == "What  Price\nTea  3\nCake  4\n"
-    )
+    assert text_of(html, items=[{"a": "Tea", "b": "3"}, {"a": "Cake", "b": "4"}]) == "What  Price\nTea  3\nCake  4\n"
 
 
 def test_what_is_hidden_stays_hidden():

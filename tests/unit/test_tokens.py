@@ -16,9 +16,7 @@ SECRET = b"a secret of the test"
 ANA = Subscription(tenant_id=7, channel="email", address="ana@example.com", category="news")
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=100)
-SUBSCRIPTIONS = st.builds(
-    Subscription, tenant_id=st.integers(1, 2**31 - 1), channel=TEXT, address=TEXT, category=TEXT
-)
+SUBSCRIPTIONS = st.builds(Subscription, tenant_id=st.integers(1, 2**31 - 1), channel=TEXT, address=TEXT, category=TEXT)
 
 
 @given(SUBSCRIPTIONS)

@@ -52,14 +52,10 @@ def record_response(
     request: AnyRequest, status: int | None, *, about: About = NOTHING, note: str | None = None
 ) -> None:
     """What the caller is told is written down before it is told; None when it is told nothing."""
-    sandbox_of(request).ledger.append(
-        Kind.RESPONSE, call=call_of(request), status=status, about=about, note=note
-    )
+    sandbox_of(request).ledger.append(Kind.RESPONSE, call=call_of(request), status=status, about=about, note=note)
 
 
-def answer(
-    request: AnyRequest, response: ASGIResponse, *, about: About = NOTHING, note: str | None = None
-) -> ASGIApp:
+def answer(request: AnyRequest, response: ASGIResponse, *, about: About = NOTHING, note: str | None = None) -> ASGIApp:
     """Write the answer down, and give it."""
     record_response(request, response.status_code, about=about, note=note)
     return response
@@ -85,14 +81,10 @@ class Late:
         await end(scope, receive, send)
 
 
-def hold(
-    request: AnyRequest, *, about: About = NOTHING, note: str, released: ASGIApp | None = None
-) -> ASGIApp:
+def hold(request: AnyRequest, *, about: About = NOTHING, note: str, released: ASGIApp | None = None) -> ASGIApp:
     """Keep the caller waiting until it gives up; a release gives it ``released``, or cuts it off."""
     sandbox = sandbox_of(request)
-    end = Hold(
-        sandbox.faults, seconds=sandbox.config.hold_seconds, released=released or Reset(), expired=Reset()
-    )
+    end = Hold(sandbox.faults, seconds=sandbox.config.hold_seconds, released=released or Reset(), expired=Reset())
     return silence(request, end, about=about, note=note)
 
 

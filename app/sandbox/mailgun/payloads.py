@@ -26,9 +26,7 @@ _READER: Final[dict[str, Any]] = {
 }
 
 
-def event_payload(
-    message: Message, step: Step, *, timestamp: float, attempt_no: int, base_url: str
-) -> dict[str, Any]:
+def event_payload(message: Message, step: Step, *, timestamp: float, attempt_no: int, base_url: str) -> dict[str, Any]:
     """The ``event-data`` of one step; ``timestamp`` is Unix seconds, ``attempt_no`` counts from 1."""
     payload = _common(message, step, timestamp, base_url) | _specific(message, step, attempt_no)
     if step.event == "rejected":
@@ -70,8 +68,7 @@ def _common(message: Message, step: Step, timestamp: float, base_url: str) -> di
                 "message-id": message.message_id,
             },
             "attachments": [
-                {"filename": a.filename, "content-type": a.content_type, "size": a.size}
-                for a in message.attachments
+                {"filename": a.filename, "content-type": a.content_type, "size": a.size} for a in message.attachments
             ],
             "recipients": [message.recipient],
             "size": message.size,

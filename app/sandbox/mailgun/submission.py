@@ -110,9 +110,7 @@ def _required(fields: Fields, name: str) -> str:
 
 def _recipients(fields: Fields) -> list[str]:
     _required(fields, "to")
-    addresses = [
-        address for name in ("to", "cc", "bcc") for address in _addresses(fields.get(name, []), name)
-    ]
+    addresses = [address for name in ("to", "cc", "bcc") for address in _addresses(fields.get(name, []), name)]
     unique = list(dict.fromkeys(addresses))
     if len(unique) > MAX_RECIPIENTS:
         raise Invalid(f"Too many recipients: {len(unique)}, at most {MAX_RECIPIENTS} are allowed")
@@ -142,10 +140,7 @@ def _body(fields: Fields) -> Body:
 
 def _check_options(fields: Fields) -> None:
     options = [(name, value) for name, values in fields.items() if name[1:2] == ":" for value in values]
-    if (
-        sum(len(name) + len(value.encode()) for name, value in options if name[0] in "ohvt")
-        > MAX_OPTION_BYTES
-    ):
+    if sum(len(name) + len(value.encode()) for name, value in options if name[0] in "ohvt") > MAX_OPTION_BYTES:
         raise Invalid("Send options (parameters starting with o:, h:, v: or t:) are limited to 16 kB total")
     if (when := _one(fields, "o:deliverytime")) and not _is_rfc2822(when):
         raise Invalid("o:deliverytime parameter is not an RFC-2822 compliant date")
