@@ -1,0 +1,6134 @@
+-- Made by `make schema` from the migrations, for reading. Without the partitions of the day.
+--
+-- PostgreSQL database dump
+--
+
+SET statement_timeout = 0;
+SET lock_timeout = 0;
+SET idle_in_transaction_session_timeout = 0;
+SET transaction_timeout = 0;
+SET client_encoding = 'UTF8';
+SET standard_conforming_strings = on;
+SELECT pg_catalog.set_config('search_path', '', false);
+SET check_function_bodies = false;
+SET xmloption = content;
+SET client_min_messages = warning;
+SET row_security = off;
+
+--
+-- Name: landed; Type: SCHEMA; Schema: -; Owner: -
+--
+
+CREATE SCHEMA landed;
+
+--
+-- Name: SCHEMA landed; Type: COMMENT; Schema: -; Owner: -
+--
+
+COMMENT ON SCHEMA landed IS 'Rebuilt by each migration from sql/';
+
+--
+-- Name: procrastinate; Type: SCHEMA; Schema: -; Owner: -
+--
+
+CREATE SCHEMA procrastinate;
+
+--
+-- Name: reporting; Type: SCHEMA; Schema: -; Owner: -
+--
+
+CREATE SCHEMA reporting;
+
+--
+-- Name: SCHEMA reporting; Type: COMMENT; Schema: -; Owner: -
+--
+
+COMMENT ON SCHEMA reporting IS 'Rebuilt by each migration from sql/';
+
+--
+-- Name: store; Type: SCHEMA; Schema: -; Owner: -
+--
+
+CREATE SCHEMA store;
+
+--
+-- Name: procrastinate_job_event_type; Type: TYPE; Schema: procrastinate; Owner: -
+--
+
+CREATE TYPE procrastinate.procrastinate_job_event_type AS ENUM (
+    'deferred',
+    'started',
+    'deferred_for_retry',
+    'failed',
+    'succeeded',
+    'cancelled',
+    'abort_requested',
+    'aborted',
+    'scheduled',
+    'retried'
+);
+
+--
+-- Name: procrastinate_job_status; Type: TYPE; Schema: procrastinate; Owner: -
+--
+
+CREATE TYPE procrastinate.procrastinate_job_status AS ENUM (
+    'todo',
+    'doing',
+    'succeeded',
+    'failed',
+    'cancelled',
+    'aborting',
+    'aborted'
+);
+
+--
+-- Name: procrastinate_job_to_defer_v1; Type: TYPE; Schema: procrastinate; Owner: -
+--
+
+CREATE TYPE procrastinate.procrastinate_job_to_defer_v1 AS (
+	queue_name character varying,
+	task_name character varying,
+	priority integer,
+	lock text,
+	queueing_lock text,
+	args jsonb,
+	scheduled_at timestamp with time zone
+);
+
+SET default_tablespace = '';
+
+SET default_table_access_method = heap;
+
+--
+-- Name: audit_log; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.audit_log (
+    id bigint NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    actor text DEFAULT SESSION_USER NOT NULL,
+    action text NOT NULL,
+    tenant_id integer,
+    target text NOT NULL,
+    reason text NOT NULL,
+    data jsonb DEFAULT '{}'::jsonb NOT NULL
+);
+
+--
+-- Name: _audit(text, integer, text, text, jsonb); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._audit(action text, tenant_id integer, target text, reason text, data jsonb) RETURNS void
+    LANGUAGE sql
+    BEGIN ATOMIC
+ INSERT INTO store.audit_log (actor, action, tenant_id, target, reason, data)
+   VALUES (
+         CASE
+             WHEN pg_has_role(SESSION_USER, 'landed_service'::name, 'MEMBER'::text) THEN COALESCE(NULLIF(current_setting('landed.actor'::text, true), ''::text), (SESSION_USER)::text)
+             ELSE (SESSION_USER)::text
+         END, _audit.action, _audit.tenant_id, _audit.target, _audit.reason, _audit.data);
+END;
+
+--
+-- Name: FUNCTION _audit(action text, tenant_id integer, target text, reason text, data jsonb); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._audit(action text, tenant_id integer, target text, reason text, data jsonb) IS 'Records who did what to what, and why';
+
+--
+-- Name: categories; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.categories (
+    tenant_id integer NOT NULL,
+    name text NOT NULL,
+    class text NOT NULL,
+    channels text[] DEFAULT ARRAY['email'::text] NOT NULL,
+    sender text,
+    reply_to text,
+    ambiguity_policy text DEFAULT 'resend_if_absent'::text NOT NULL,
+    validity_seconds integer,
+    track_opens boolean DEFAULT false NOT NULL,
+    track_clicks boolean DEFAULT false NOT NULL,
+    test_mode boolean DEFAULT false NOT NULL,
+    description text DEFAULT ''::text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT categories_ambiguity_policy_check CHECK ((ambiguity_policy = ANY (ARRAY['park'::text, 'resend_if_absent'::text, 'at_least_once'::text]))),
+    CONSTRAINT categories_channels_check CHECK (((channels <@ ARRAY['email'::text, 'push'::text, 'sms'::text, 'in_app'::text, 'webhook'::text]) AND (cardinality(channels) > 0))),
+    CONSTRAINT categories_class_check CHECK ((class = ANY (ARRAY['transactional'::text, 'promotional'::text, 'alert'::text]))),
+    CONSTRAINT categories_name_check CHECK ((name ~ '^[a-z0-9][a-z0-9_.-]{0,99}$'::text)),
+    CONSTRAINT categories_reply_to_check CHECK ((reply_to !~ '[\r\n]'::text)),
+    CONSTRAINT categories_sender_check CHECK ((sender !~ '[\r\n]'::text)),
+    CONSTRAINT categories_validity_seconds_check CHECK ((validity_seconds > 0))
+);
+
+--
+-- Name: COLUMN categories.ambiguity_policy; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.categories.ambiguity_policy IS 'What an unknown outcome may come to (I5). park: only positive evidence settles it. resend_if_absent: a lookup that proves absence allows a new attempt. at_least_once: when no evidence can settle it, send again';
+
+--
+-- Name: COLUMN categories.validity_seconds; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.categories.validity_seconds IS 'How long after it is due a notification is still worth sending';
+
+--
+-- Name: _category_to_send(integer, text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._category_to_send(tenant_id integer, category text) RETURNS store.categories
+    LANGUAGE plpgsql STABLE
+    AS $$
+DECLARE
+    kind store.categories;
+BEGIN
+    SELECT c.* INTO kind
+    FROM store.categories c
+    WHERE c.tenant_id = _category_to_send.tenant_id AND c.name = _category_to_send.category;
+    IF NOT FOUND THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'category', format('there is no category %L', category),
+            format('Categories are %s.', coalesce((SELECT string_agg(c.name, ', ' ORDER BY c.name) FROM store.categories c
+                                                   WHERE c.tenant_id = _category_to_send.tenant_id), 'none')),
+            'Create it first, or use one that is there.');
+    END IF;
+    RETURN kind;
+END
+$$;
+
+--
+-- Name: FUNCTION _category_to_send(tenant_id integer, category text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._category_to_send(tenant_id integer, category text) IS 'The tenant''s category; raises when there is none of this name';
+
+--
+-- Name: _channels_to_send(text[], text[]); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._channels_to_send(asked text[], usual text[]) RETURNS text[]
+    LANGUAGE plpgsql IMMUTABLE
+    AS $$
+DECLARE
+    known CONSTANT text[] := ARRAY['email', 'push', 'sms', 'in_app', 'webhook'];
+BEGIN
+    IF asked IS NULL THEN
+        RETURN usual;
+    END IF;
+    IF cardinality(asked) = 0 OR NOT asked <@ known
+       OR cardinality(asked) <> (SELECT count(DISTINCT channel) FROM unnest(asked) AS channel) THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'channels', 'must name channels, each once',
+                               format('It reads %s.', to_json(asked)),
+                               format('Channels are %s; NULL means the category''s.', array_to_string(known, ', ')));
+    END IF;
+    RETURN asked;
+END
+$$;
+
+--
+-- Name: FUNCTION _channels_to_send(asked text[], usual text[]); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._channels_to_send(asked text[], usual text[]) IS 'The channels asked for, or the category''s';
+
+--
+-- Name: _check_address(text, text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._check_address(channel text, address text) RETURNS void
+    LANGUAGE plpgsql IMMUTABLE
+    AS $_$
+BEGIN
+    PERFORM landed._check_line('channel', channel, 20);
+    PERFORM landed._check_line('address', address, 2000);
+    IF channel NOT IN ('email', 'push', 'sms', 'in_app', 'webhook') THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'channel', format('there is no channel %L', channel),
+                               'A suppression holds for one channel.', 'Channels are email, push, sms, in_app, webhook.');
+    ELSIF channel = 'email' AND address !~ '^[^@\s]+@[^@\s]+$' THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'address', 'is not an email address',
+                               'Suppressing what is nobody''s address would protect nobody.',
+                               'Give the bare address, like jo@example.com.');
+    END IF;
+END
+$_$;
+
+--
+-- Name: FUNCTION _check_address(channel text, address text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._check_address(channel text, address text) IS 'Raises unless the address could be one of this channel';
+
+--
+-- Name: _check_line(text, text, integer); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._check_line(field text, value text, length_max integer) RETURNS void
+    LANGUAGE plpgsql IMMUTABLE
+    AS $$
+BEGIN
+    IF coalesce(value, '') = '' THEN
+        PERFORM landed._refuse('invalid_parameter_value', field, 'is required', 'It was NULL or empty.',
+                               format('Give %s => ''...''.', field));
+    ELSIF length(value) > length_max THEN
+        PERFORM landed._refuse('invalid_parameter_value', field, format('has more than %s characters', length_max),
+                               format('It has %s.', length(value)), 'Shorten it.');
+    ELSIF value ~ '[\u0001-\u001f\u007f]' THEN
+        PERFORM landed._refuse('invalid_parameter_value', field, 'must not contain control characters such as CR or LF',
+                               format('It reads %s.', to_json(left(value, 100))), 'Remove them.');
+    END IF;
+END
+$$;
+
+--
+-- Name: FUNCTION _check_line(field text, value text, length_max integer); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._check_line(field text, value text, length_max integer) IS 'Raises unless the value is there, in bounds, and one line';
+
+--
+-- Name: _check_replay(text, integer, boolean, text, timestamp with time zone); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._check_replay(state text, max_rows integer, commit boolean, reason text, expires_at timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql STABLE
+    AS $$
+DECLARE
+    rows_max CONSTANT int := 10000;  -- each locks a row until the caller commits; more is done in several goes
+    ended CONSTANT text[] := ARRAY['dead', 'expired', 'unconfirmed', 'bounced', 'failed', 'suppressed', 'cancelled',
+                                   'delivered'];
+BEGIN
+    IF commit THEN
+        PERFORM landed._need_reason(reason);
+    END IF;
+    IF state IS NULL OR NOT state = ANY (ended) THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'state', 'must be a state in which a delivery ends',
+                               format('It is %L.', state), format('One of %s.', array_to_string(ended, ', ')));
+    ELSIF max_rows IS NULL OR max_rows NOT BETWEEN 1 AND rows_max THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'max_rows', format('must be 1 to %s', rows_max),
+                               format('It is %L.', max_rows), 'Replay more in several goes.');
+    ELSIF expires_at NOT BETWEEN now() AND now() + landed._validity_max() THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'expires_at',
+                               format('must be in the future, by at most %s', landed._validity_max()),
+                               format('It is %s.', expires_at), 'NULL means the category''s validity from now.');
+    END IF;
+END
+$$;
+
+--
+-- Name: FUNCTION _check_replay(state text, max_rows integer, commit boolean, reason text, expires_at timestamp with time zone); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._check_replay(state text, max_rows integer, commit boolean, reason text, expires_at timestamp with time zone) IS 'Raises unless the arguments of a replay make sense';
+
+--
+-- Name: _check_scope(integer, text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._check_scope(tenant_id integer, scope text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    AS $$
+BEGIN
+    IF scope <> 'all' OR scope IS NULL THEN
+        PERFORM FROM store.categories c WHERE c.tenant_id = _check_scope.tenant_id AND c.name = _check_scope.scope;
+        IF NOT FOUND THEN
+            PERFORM landed._refuse('invalid_parameter_value', 'scope', format('there is no category %L', scope),
+                                   'A suppression covers everything, or one category.', 'Give ''all'', or a category''s name.');
+        END IF;
+    END IF;
+END
+$$;
+
+--
+-- Name: FUNCTION _check_scope(tenant_id integer, scope text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._check_scope(tenant_id integer, scope text) IS 'Raises unless the scope is all or a category of the tenant';
+
+--
+-- Name: _check_times(timestamp with time zone, timestamp with time zone, timestamp with time zone); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._check_times(send_at timestamp with time zone, due timestamp with time zone, expires_at timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql STABLE
+    AS $$
+DECLARE
+    -- What is due later must still find the memory of what was sent (I12); the default retention spares so much.
+    ahead_max CONSTANT interval := '25 days';
+BEGIN
+    IF send_at > now() + ahead_max THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'send_at', 'is too far ahead', format('It is %s.', send_at),
+                               format('The latest is %s from now.', ahead_max));
+    ELSIF expires_at <= due THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'expires_at', 'must be after send_at and in the future',
+                               format('It is %s, and the notification is due at %s.', expires_at, due), 'Give a later time.');
+    ELSIF expires_at > due + landed._validity_max() THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'expires_at', 'is too late',
+                               format('It is %s, and the notification is due at %s.', expires_at, due),
+                               format('The latest is %s after it is due.', landed._validity_max()));
+    END IF;
+END
+$$;
+
+--
+-- Name: FUNCTION _check_times(send_at timestamp with time zone, due timestamp with time zone, expires_at timestamp with time zone); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._check_times(send_at timestamp with time zone, due timestamp with time zone, expires_at timestamp with time zone) IS 'Raises unless the times are in order and in bounds';
+
+--
+-- Name: _check_variables(integer, text, integer, text[], jsonb); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._check_variables(tenant_id integer, template_id text, version integer, channels text[], variables jsonb) RETURNS void
+    LANGUAGE plpgsql STABLE
+    AS $$
+DECLARE
+    bytes_max CONSTANT int := 262144;  -- as much as the API takes for a whole request
+    declared jsonb;
+    missing text[];
+    surplus text[];
+BEGIN
+    IF jsonb_typeof(variables) IS DISTINCT FROM 'object' THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'variables', 'must be a JSON object',
+                               format('It is %s.', coalesce(jsonb_typeof(variables), 'NULL')),
+                               'Give variables => ''{"name": "value"}''.');
+    ELSIF octet_length(variables::text) > bytes_max THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'variables', format('has more than %s bytes', bytes_max),
+                               format('It has %s.', octet_length(variables::text)), 'Shorten it.');
+    END IF;
+    SELECT coalesce(jsonb_object_agg(name, required), '{}') INTO declared
+    FROM (
+        SELECT name, bool_or(spec -> 'required' IS DISTINCT FROM 'false') AS required
+        FROM store.templates t, jsonb_each(t.variables) AS declaration(name, spec)
+        WHERE t.tenant_id = _check_variables.tenant_id
+          AND t.template_id = _check_variables.template_id
+          AND t.version = _check_variables.version
+          AND t.channel = ANY (_check_variables.channels)
+        GROUP BY name
+    ) AS declarations;
+    SELECT array_agg(name ORDER BY name) INTO missing
+    FROM jsonb_each(declared) AS declaration(name, required)
+    WHERE required = 'true' AND NOT variables ? name;
+    SELECT array_agg(name ORDER BY name) INTO surplus
+    FROM jsonb_object_keys(variables) AS name
+    WHERE NOT declared ? name;
+    IF missing IS NOT NULL OR surplus IS NOT NULL THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'variables',
+            concat_ws('; ', 'missing: ' || array_to_string(missing, ', '), 'unknown: ' || array_to_string(surplus[:20], ', ')),
+            format('Template %L version %s declares %s.', template_id, version,
+                   coalesce((SELECT string_agg(name, ', ' ORDER BY name) FROM jsonb_object_keys(declared) AS name), 'none')),
+            'Give every required variable and no other than the declared ones.');
+    END IF;
+END
+$$;
+
+--
+-- Name: FUNCTION _check_variables(tenant_id integer, template_id text, version integer, channels text[], variables jsonb); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._check_variables(tenant_id integer, template_id text, version integer, channels text[], variables jsonb) IS 'Raises naming each variable that is missing or not declared (R-065)';
+
+--
+-- Name: _check_verdict(text, uuid, jsonb, jsonb); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._check_verdict(verdict text, first_id uuid, original jsonb, request jsonb) RETURNS void
+    LANGUAGE plpgsql STABLE
+    AS $$
+DECLARE
+    recipient_id text := request ->> 'recipient_id';
+BEGIN
+    CASE verdict
+        WHEN 'accepted', 'replayed' THEN
+            RETURN;
+        WHEN 'key_reused' THEN
+            PERFORM landed._refuse('unique_violation', 'idempotency_key', 'was used before with another request',
+                format('It made notification %s. Different now: %s.', first_id,
+                       coalesce((SELECT string_agg(path, ', ') FROM landed._differing_paths(original, request) AS path),
+                                'something; the first request is no longer kept')),
+                'Repeat the first request to get its id again, or use a new key for a new notification.');
+        WHEN 'recipient_unknown' THEN
+            PERFORM landed._refuse('invalid_parameter_value', 'recipient_id',
+                format('there is no recipient %L', recipient_id), 'The tenant has none of this id.', 'Create it first.');
+        WHEN 'recipient_inactive' THEN
+            PERFORM landed._refuse('invalid_parameter_value', 'recipient_id', format('recipient %L is inactive', recipient_id),
+                'An inactive recipient is sent nothing.', 'Activate it first.');
+    END CASE;
+END
+$$;
+
+--
+-- Name: FUNCTION _check_verdict(verdict text, first_id uuid, original jsonb, request jsonb); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._check_verdict(verdict text, first_id uuid, original jsonb, request jsonb) IS 'Raises unless landed.accept took the request';
+
+--
+-- Name: _differing_paths(jsonb, jsonb, text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._differing_paths(was jsonb, became jsonb, path text DEFAULT ''::text) RETURNS SETOF text
+    LANGUAGE plpgsql IMMUTABLE
+    AS $$
+DECLARE
+    path_length_max CONSTANT int := 300;  -- past it the parent is named, which also bounds the recursion
+BEGIN
+    -- As text: 1 and 1.0 are equal, and make different fingerprints.
+    IF was::text = became::text OR (was IS NULL AND path = '') THEN
+        RETURN;
+    ELSIF length(path) < path_length_max AND jsonb_typeof(was) = 'object' AND jsonb_typeof(became) = 'object' THEN
+        RETURN QUERY
+        SELECT inner_path
+        FROM (SELECT jsonb_object_keys(was || became) AS name ORDER BY 1) AS keys,
+             landed._differing_paths(was -> name, became -> name, ltrim(path || '.' || name, '.')) AS inner_path;
+    ELSIF length(path) < path_length_max AND jsonb_typeof(was) = 'array' AND jsonb_typeof(became) = 'array' THEN
+        RETURN QUERY
+        SELECT inner_path
+        FROM generate_series(0, greatest(jsonb_array_length(was), jsonb_array_length(became)) - 1) AS position,
+             landed._differing_paths(was -> position, became -> position, format('%s[%s]', path, position)) AS inner_path;
+    ELSE
+        RETURN NEXT path;
+    END IF;
+END
+$$;
+
+--
+-- Name: FUNCTION _differing_paths(was jsonb, became jsonb, path text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._differing_paths(was jsonb, became jsonb, path text) IS 'Where two JSON documents differ';
+
+--
+-- Name: fingerprint(jsonb); Type: FUNCTION; Schema: store; Owner: -
+--
+
+CREATE FUNCTION store.fingerprint(request jsonb) RETURNS bytea
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN sha256(convert_to((request)::text, 'UTF8'::name));
+
+--
+-- Name: shard_of(uuid); Type: FUNCTION; Schema: store; Owner: -
+--
+
+CREATE FUNCTION store.shard_of(id uuid) RETURNS smallint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN (get_byte(uuid_send(id), 15))::smallint;
+
+--
+-- Name: idempotency_keys; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.idempotency_keys (
+    tenant_id integer NOT NULL,
+    key text NOT NULL,
+    fingerprint bytea NOT NULL,
+    notification_id uuid NOT NULL,
+    response_status smallint NOT NULL,
+    response text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT idempotency_keys_check CHECK ((expires_at > created_at)),
+    CONSTRAINT idempotency_keys_key_check CHECK (((length(key) >= 1) AND (length(key) <= 255)))
+);
+
+--
+-- Name: notifications; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.notifications (
+    shard smallint NOT NULL,
+    id uuid NOT NULL,
+    tenant_id integer NOT NULL,
+    recipient_id text NOT NULL,
+    category text NOT NULL,
+    class text NOT NULL,
+    channels text[] NOT NULL,
+    template_id text NOT NULL,
+    template_version integer NOT NULL,
+    request jsonb NOT NULL,
+    idempotency_key text,
+    source text NOT NULL,
+    state text DEFAULT 'accepted'::text NOT NULL,
+    reason text,
+    due_at timestamp with time zone,
+    expires_at timestamp with time zone NOT NULL,
+    accepted_at timestamp with time zone DEFAULT now() NOT NULL,
+    planned_at timestamp with time zone,
+    trace jsonb,
+    CONSTRAINT notifications_channels_check CHECK ((cardinality(channels) > 0)),
+    CONSTRAINT notifications_check CHECK ((shard = store.shard_of(id))),
+    CONSTRAINT notifications_class_check CHECK ((class = ANY (ARRAY['transactional'::text, 'promotional'::text, 'alert'::text]))),
+    CONSTRAINT notifications_end_named CHECK (((state = ANY (ARRAY['accepted'::text, 'planned'::text])) OR (reason IS NOT NULL))),
+    CONSTRAINT notifications_never_dropped CHECK (((state = 'accepted'::text) = (due_at IS NOT NULL))),
+    CONSTRAINT notifications_planned_explained CHECK ((((state = 'planned'::text) = (planned_at IS NOT NULL)) AND ((state <> 'planned'::text) OR (trace IS NOT NULL)))),
+    CONSTRAINT notifications_source_check CHECK ((source = ANY (ARRAY['api'::text, 'sql'::text]))),
+    CONSTRAINT notifications_state_check CHECK ((state = ANY (ARRAY['accepted'::text, 'planned'::text, 'cancelled'::text, 'expired'::text])))
+)
+PARTITION BY RANGE (id);
+
+--
+-- Name: COLUMN notifications.request; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.notifications.request IS 'What the producer asked, as it asked, less its idempotency key';
+
+--
+-- Name: _earlier_verdict(integer, text, jsonb); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._earlier_verdict(tenant_id integer, key text, request jsonb) RETURNS TABLE(verdict text, notification_id uuid, original_request jsonb)
+    LANGUAGE sql STABLE
+    BEGIN ATOMIC
+ SELECT
+         CASE
+             WHEN (k.fingerprint = store.fingerprint(_earlier_verdict.request)) THEN 'replayed'::text
+             ELSE 'key_reused'::text
+         END AS "case",
+     k.notification_id,
+     n.request
+    FROM (store.idempotency_keys k
+      LEFT JOIN store.notifications n ON (((n.shard = store.shard_of(k.notification_id)) AND (n.id = k.notification_id))))
+   WHERE ((k.tenant_id = _earlier_verdict.tenant_id) AND (k.key = _earlier_verdict.key));
+END;
+
+--
+-- Name: FUNCTION _earlier_verdict(tenant_id integer, key text, request jsonb); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._earlier_verdict(tenant_id integer, key text, request jsonb) IS 'What landed.accept says to a key that came before; no row when it did not';
+
+--
+-- Name: deliveries; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.deliveries (
+    shard smallint NOT NULL,
+    id uuid NOT NULL,
+    notification_id uuid NOT NULL,
+    tenant_id integer NOT NULL,
+    recipient_id text NOT NULL,
+    category text NOT NULL,
+    class text NOT NULL,
+    channel text NOT NULL,
+    lane text NOT NULL,
+    address text NOT NULL,
+    sender text,
+    reply_to text,
+    template_id text NOT NULL,
+    template_version integer NOT NULL,
+    state text NOT NULL,
+    reason text,
+    due_at timestamp with time zone,
+    lease_owner uuid,
+    attempt_no smallint DEFAULT 0 NOT NULL,
+    failures smallint DEFAULT 0 NOT NULL,
+    lookups smallint DEFAULT 0 NOT NULL,
+    provider text,
+    provider_message_id text,
+    evidence_id uuid,
+    replay_of uuid,
+    expires_at timestamp with time zone NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    sent_at timestamp with time zone,
+    delivered_at timestamp with time zone,
+    bounced_at timestamp with time zone,
+    opened_at timestamp with time zone,
+    clicked_at timestamp with time zone,
+    complained_at timestamp with time zone,
+    unsubscribed_at timestamp with time zone,
+    ended_at timestamp with time zone,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT deliveries_ambiguous_attempted CHECK (((state <> ALL (ARRAY['sending'::text, 'sent'::text, 'ambiguous'::text])) OR (attempt_no > 0))),
+    CONSTRAINT deliveries_check CHECK ((shard = store.shard_of(id))),
+    CONSTRAINT deliveries_end_named CHECK ((((state = ANY (ARRAY['queued'::text, 'sending'::text, 'sent'::text, 'ambiguous'::text])) = (ended_at IS NULL)) AND ((ended_at IS NULL) OR (reason IS NOT NULL)))),
+    CONSTRAINT deliveries_leased CHECK (((state = 'sending'::text) = (lease_owner IS NOT NULL))),
+    CONSTRAINT deliveries_never_dropped CHECK (((state = ANY (ARRAY['queued'::text, 'sending'::text, 'sent'::text, 'ambiguous'::text])) = (due_at IS NOT NULL))),
+    CONSTRAINT deliveries_proven CHECK (((state <> 'delivered'::text) OR ((evidence_id IS NOT NULL) AND (delivered_at IS NOT NULL)))),
+    CONSTRAINT deliveries_state_check CHECK ((state = ANY (ARRAY['queued'::text, 'sending'::text, 'sent'::text, 'ambiguous'::text, 'delivered'::text, 'bounced'::text, 'failed'::text, 'unconfirmed'::text, 'suppressed'::text, 'cancelled'::text, 'expired'::text, 'dead'::text])))
+)
+PARTITION BY RANGE (id);
+
+--
+-- Name: COLUMN deliveries.lane; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.deliveries.lane IS 'channel.class.route: the unit of isolation';
+
+--
+-- Name: COLUMN deliveries.due_at; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.deliveries.due_at IS 'When something must next be done to this row: send it, reclaim its lease, look it up, resolve it';
+
+--
+-- Name: COLUMN deliveries.failures; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.deliveries.failures IS 'Retry budget spent; rate limits, outages of ours and releases cost nothing (R-092)';
+
+--
+-- Name: _find_delivery(uuid, text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._find_delivery(id uuid, tenant text) RETURNS store.deliveries
+    LANGUAGE plpgsql STABLE
+    AS $$
+DECLARE
+    found_row store.deliveries;
+BEGIN
+    SELECT d.* INTO found_row
+    FROM store.deliveries d
+    WHERE d.shard = store.shard_of(_find_delivery.id)
+      AND d.id = _find_delivery.id
+      AND (_find_delivery.tenant IS NULL OR d.tenant_id = landed._tenant(_find_delivery.tenant));
+    IF NOT FOUND THEN
+        PERFORM landed._refuse('no_data_found', 'delivery_id', 'there is no such delivery',
+                               format('Asked for %s.', coalesce(id::text, 'NULL')),
+                               'It may belong to another tenant, or be older than what is kept.');
+    END IF;
+    RETURN found_row;
+END
+$$;
+
+--
+-- Name: FUNCTION _find_delivery(id uuid, tenant text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._find_delivery(id uuid, tenant text) IS 'A delivery, of one tenant if that is named; raises no_data_found';
+
+--
+-- Name: _find_notification(uuid, text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._find_notification(id uuid, tenant text) RETURNS store.notifications
+    LANGUAGE plpgsql STABLE
+    AS $$
+DECLARE
+    found_row store.notifications;
+BEGIN
+    SELECT n.* INTO found_row
+    FROM store.notifications n
+    WHERE n.shard = store.shard_of(_find_notification.id)
+      AND n.id = _find_notification.id
+      AND (_find_notification.tenant IS NULL OR n.tenant_id = landed._tenant(_find_notification.tenant));
+    IF NOT FOUND THEN
+        PERFORM landed._refuse('no_data_found', 'notification_id', 'there is no such notification',
+                               format('Asked for %s.', coalesce(id::text, 'NULL')),
+                               'It may belong to another tenant, or be older than what is kept.');
+    END IF;
+    RETURN found_row;
+END
+$$;
+
+--
+-- Name: FUNCTION _find_notification(id uuid, tenant text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._find_notification(id uuid, tenant text) IS 'A notification, of one tenant if that is named; raises no_data_found';
+
+--
+-- Name: _held_until(timestamp with time zone, timestamp with time zone, timestamp with time zone); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._held_until(due_at timestamp with time zone, until timestamp with time zone, expires_at timestamp with time zone) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE
+    RETURN LEAST(GREATEST(due_at, until), GREATEST(expires_at, now()));
+
+--
+-- Name: FUNCTION _held_until(due_at timestamp with time zone, until timestamp with time zone, expires_at timestamp with time zone); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._held_until(due_at timestamp with time zone, until timestamp with time zone, expires_at timestamp with time zone) IS 'When a held row is next looked at: never earlier than it was due, never after it expires';
+
+--
+-- Name: _is_operator(); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._is_operator() RETURNS boolean
+    LANGUAGE sql STABLE
+    RETURN pg_has_role(SESSION_USER, 'landed_operator'::name, 'MEMBER'::text);
+
+--
+-- Name: FUNCTION _is_operator(); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._is_operator() IS 'Whether the session may act for every tenant: operators, the service, superusers';
+
+--
+-- Name: _judge_replay(store.deliveries, boolean); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._judge_replay(d store.deliveries, force boolean, OUT verdict text, OUT explanation text) RETURNS record
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    recorded int;
+    may_be_sent boolean;
+    suppressed_for text;
+    twin uuid;
+BEGIN
+    SELECT count(*), coalesce(bool_or(a.state NOT IN ('refused', 'not_sent')), false) INTO recorded, may_be_sent
+    FROM store.attempts a
+    WHERE a.shard = d.shard AND a.delivery_id = d.id;
+    SELECT s.reason INTO suppressed_for
+    FROM store.suppressions s
+    WHERE s.tenant_id = d.tenant_id AND s.channel = d.channel
+      AND s.address = store.normalise_address(d.channel, d.address)
+      AND s.scope IN ('all', d.category) AND s.lifted_at IS NULL
+    LIMIT 1;
+    SELECT t.id INTO twin
+    FROM store.deliveries t
+    WHERE t.shard = d.shard
+      AND t.id BETWEEN store.children_from(d.notification_id) AND store.children_to(d.notification_id)
+      AND t.notification_id = d.notification_id AND t.replay_of = d.id AND t.ended_at IS NULL
+    LIMIT 1;
+
+    SELECT v.verdict, v.explanation INTO verdict, explanation
+    FROM (VALUES
+        (1, d.ended_at IS NULL, 'refused_not_ended', format('it is %s, still on its way', d.state)),
+        (2, twin IS NOT NULL, 'refused_already_replayed', format('delivery %s is a replay of it, on its way', twin)),
+        (3, suppressed_for IS NOT NULL, 'refused_suppressed',
+         format('the address is suppressed (%s); landed.unsuppress first', suppressed_for)),
+        (4, d.address = '', 'refused_no_address', 'it has no address; send a new notification'),
+        (5, d.state IN ('dead', 'expired') AND NOT may_be_sent AND recorded = d.attempt_no, 'would_requeue',
+         'no attempt was accepted: it starts over with a fresh budget'),
+        (6, force, 'would_send_again', 'forced: goes out as a new delivery, whatever became of the old one'),
+        (7, d.delivered_at IS NOT NULL, 'refused_proven_delivered', format('it was delivered at %s', d.delivered_at)),
+        (8, may_be_sent OR recorded <> d.attempt_no, 'refused_cannot_prove_not_sent',
+         'an attempt was accepted or may have been; force => true risks a second copy'),
+        (9, true, 'refused_not_sent_on_purpose',
+         format('it was never sent, because it was %s; force => true sends it', d.state))
+    ) AS v(rank, holds, verdict, explanation)
+    WHERE v.holds
+    ORDER BY v.rank
+    LIMIT 1;
+END
+$$;
+
+--
+-- Name: FUNCTION _judge_replay(d store.deliveries, force boolean, OUT verdict text, OUT explanation text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._judge_replay(d store.deliveries, force boolean, OUT verdict text, OUT explanation text) IS 'What a replay of this delivery would be, and why';
+
+--
+-- Name: _lock_address(integer, text, text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._lock_address(tenant_id integer, channel text, address text) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(11, store.address_bucket(tenant_id, channel, address));
+END
+$$;
+
+--
+-- Name: FUNCTION _lock_address(tenant_id integer, channel text, address text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._lock_address(tenant_id integer, channel text, address text) IS 'Holds an address until the transaction ends: no claim looks at it meanwhile';
+
+--
+-- Name: _lock_notification(uuid, text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._lock_notification(id uuid, tenant text) RETURNS store.notifications
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    n store.notifications := landed._find_notification(id, tenant);
+BEGIN
+    SELECT q.* INTO n FROM store.notifications q WHERE q.shard = n.shard AND q.id = n.id FOR UPDATE;
+    RETURN n;
+END
+$$;
+
+--
+-- Name: FUNCTION _lock_notification(id uuid, tenant text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._lock_notification(id uuid, tenant text) IS 'The same, locked';
+
+--
+-- Name: _need_reason(text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._need_reason(reason text) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF coalesce(btrim(reason), '') = '' THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'reason', 'is required',
+                               'What people do by hand is kept in the audit log, with its reason.',
+                               'Say why, for example reason => ''ticket 4711: address was corrected''.');
+    END IF;
+END
+$$;
+
+--
+-- Name: FUNCTION _need_reason(reason text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._need_reason(reason text) IS 'Raises unless a reason was given';
+
+--
+-- Name: _refuse(text, text, text, text, text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._refuse(code text, field text, problem text, detail text, hint text) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING
+        ERRCODE = code, COLUMN = field, MESSAGE = field || ': ' || problem, DETAIL = detail, HINT = hint;
+END
+$$;
+
+--
+-- Name: FUNCTION _refuse(code text, field text, problem text, detail text, hint text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._refuse(code text, field text, problem text, detail text, hint text) IS 'Raises an error that names a field, says what is wrong with it and what would be right';
+
+--
+-- Name: _replay_candidates(uuid, integer, text, text, text, text, timestamp with time zone, timestamp with time zone, integer); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._replay_candidates(delivery_id uuid, owner_id integer, state text, template_id text, category text, provider text, since timestamp with time zone, until timestamp with time zone, max_rows integer) RETURNS SETOF store.deliveries
+    LANGUAGE plpgsql STABLE
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $$
+#variable_conflict use_column
+BEGIN
+    IF _replay_candidates.delivery_id IS NOT NULL THEN
+        RETURN QUERY
+        SELECT d.*
+        FROM store.deliveries d
+        WHERE d.shard = store.shard_of(_replay_candidates.delivery_id)
+          AND d.id = _replay_candidates.delivery_id
+          AND (owner_id IS NULL OR d.tenant_id = owner_id);
+        RETURN;
+    END IF;
+    RETURN QUERY
+    SELECT d.*
+    FROM store.deliveries d
+    WHERE d.state = _replay_candidates.state
+      AND (owner_id IS NULL OR d.tenant_id = owner_id)
+      AND (_replay_candidates.template_id IS NULL OR d.template_id = _replay_candidates.template_id)
+      AND (_replay_candidates.category IS NULL OR d.category = _replay_candidates.category)
+      AND (_replay_candidates.provider IS NULL OR d.provider = _replay_candidates.provider)
+      AND (since IS NULL OR d.ended_at >= since)
+      AND (until IS NULL OR (d.ended_at < until AND d.id < store.id_floor(until)))
+    ORDER BY d.id
+    LIMIT max_rows;
+END
+$$;
+
+--
+-- Name: FUNCTION _replay_candidates(delivery_id uuid, owner_id integer, state text, template_id text, category text, provider text, since timestamp with time zone, until timestamp with time zone, max_rows integer); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._replay_candidates(delivery_id uuid, owner_id integer, state text, template_id text, category text, provider text, since timestamp with time zone, until timestamp with time zone, max_rows integer) IS 'The delivery named, or those that match';
+
+--
+-- Name: _replay_one(store.deliveries, text, text, timestamp with time zone, jsonb); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._replay_one(d store.deliveries, verdict text, reason text, expires_at timestamp with time zone, asked jsonb) RETURNS uuid
+    LANGUAGE plpgsql
+    AS $$
+#variable_conflict use_column
+DECLARE
+    until timestamptz := coalesce(_replay_one.expires_at, now() + landed._validity(d.tenant_id, d.category));
+    again uuid := d.id;
+    facts jsonb;
+BEGIN
+    IF verdict = 'would_requeue' THEN
+        UPDATE store.deliveries q
+        SET state = 'queued', reason = 'replay', due_at = now(), failures = 0, lookups = 0, ended_at = NULL,
+            expires_at = until, updated_at = now()
+        WHERE q.shard = d.shard AND q.id = d.id;
+    ELSE
+        again := store.new_child_id(d.notification_id);
+        INSERT INTO store.deliveries
+            (shard, id, notification_id, tenant_id, recipient_id, category, class, channel, lane, address, sender,
+             reply_to, template_id, template_version, state, reason, due_at, replay_of, expires_at)
+        VALUES
+            (d.shard, again, d.notification_id, d.tenant_id, d.recipient_id, d.category, d.class, d.channel, d.lane,
+             d.address, d.sender, d.reply_to, d.template_id, d.template_version, 'queued', 'replay', now(), d.id, until);
+    END IF;
+    facts := jsonb_build_object('reason', _replay_one.reason, 'was', d.state, 'forced', verdict = 'would_send_again',
+                                'replayed_as', again, 'expires_at', until);
+    PERFORM landed._tell(d.shard, d.tenant_id, d.notification_id, d.id, 'replayed', facts);
+    PERFORM landed._audit('replay', d.tenant_id, 'delivery ' || d.id, _replay_one.reason, facts || asked);
+    RETURN again;
+END
+$$;
+
+--
+-- Name: FUNCTION _replay_one(d store.deliveries, verdict text, reason text, expires_at timestamp with time zone, asked jsonb); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._replay_one(d store.deliveries, verdict text, reason text, expires_at timestamp with time zone, asked jsonb) IS 'Replays one delivery that was judged and is locked; returns the id it goes out under';
+
+--
+-- Name: _request(text, text, text, integer, text[], jsonb, timestamp with time zone, timestamp with time zone); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._request(recipient_id text, category text, template_id text, template_version integer, channels text[], variables jsonb, send_at timestamp with time zone, expires_at timestamp with time zone) RETURNS jsonb
+    LANGUAGE sql STABLE
+    RETURN (jsonb_build_object('recipient_id', recipient_id, 'category', category, 'template_id', template_id, 'variables', variables) || jsonb_strip_nulls(jsonb_build_object('template_version', template_version, 'channels', channels, 'send_at', to_char((send_at AT TIME ZONE 'UTC'::text), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'::text), 'expires_at', to_char((expires_at AT TIME ZONE 'UTC'::text), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'::text))));
+
+--
+-- Name: FUNCTION _request(recipient_id text, category text, template_id text, template_version integer, channels text[], variables jsonb, send_at timestamp with time zone, expires_at timestamp with time zone); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._request(recipient_id text, category text, template_id text, template_version integer, channels text[], variables jsonb, send_at timestamp with time zone, expires_at timestamp with time zone) IS 'A request as it is kept and compared';
+
+--
+-- Name: attempts; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.attempts (
+    shard smallint NOT NULL,
+    delivery_id uuid NOT NULL,
+    no smallint NOT NULL,
+    tenant_id integer NOT NULL,
+    epoch bigint NOT NULL,
+    region text NOT NULL,
+    provider text NOT NULL,
+    worker_id uuid NOT NULL,
+    state text DEFAULT 'open'::text NOT NULL,
+    outcome text,
+    status_code smallint,
+    detail text,
+    provider_message_id text,
+    content_hash bytea,
+    opened_at timestamp with time zone DEFAULT now() NOT NULL,
+    closed_at timestamp with time zone,
+    CONSTRAINT attempts_classified CHECK (((state = 'open'::text) = (outcome IS NULL))),
+    CONSTRAINT attempts_no_check CHECK ((no > 0)),
+    CONSTRAINT attempts_settled CHECK (((state = ANY (ARRAY['open'::text, 'ambiguous'::text])) = (closed_at IS NULL))),
+    CONSTRAINT attempts_state_check CHECK ((state = ANY (ARRAY['open'::text, 'ambiguous'::text, 'accepted'::text, 'refused'::text, 'not_sent'::text, 'duplicate'::text])))
+)
+PARTITION BY RANGE (delivery_id);
+
+--
+-- Name: TABLE attempts; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON TABLE store.attempts IS 'One row per provider call, committed before the call (I1)';
+
+--
+-- Name: COLUMN attempts.state; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.attempts.state IS 'open: may be under way. ambiguous: its outcome is unknown. accepted: the provider has it. refused: the provider said no. not_sent: shown never to have been accepted. duplicate: accepted although another attempt was: the alarm that must never sound';
+
+--
+-- Name: _resolve_not_sent(store.deliveries, store.attempts); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._resolve_not_sent(d store.deliveries, a store.attempts) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    -- No call can still be under way so long after its intent was written (I6, I7): gate, call and the provider's own
+    -- settling together stay under it.
+    quarantine CONSTANT interval := '2 minutes';
+BEGIN
+    IF a.opened_at > now() - quarantine THEN
+        PERFORM landed._refuse('object_not_in_prerequisite_state', 'delivery_id', 'its call may still be under way',
+                               format('The attempt was opened at %s.', a.opened_at),
+                               format('Try again after %s.', a.opened_at + quarantine));
+    END IF;
+    UPDATE store.attempts q
+    SET state = 'not_sent', detail = 'an operator found it was never accepted', closed_at = now()
+    WHERE q.shard = a.shard AND q.delivery_id = a.delivery_id AND q.no = a.no;
+    UPDATE store.deliveries q
+    SET state = 'queued', reason = 'retry', due_at = now(), updated_at = now()
+    WHERE q.shard = d.shard AND q.id = d.id;
+END
+$$;
+
+--
+-- Name: FUNCTION _resolve_not_sent(d store.deliveries, a store.attempts); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._resolve_not_sent(d store.deliveries, a store.attempts) IS 'The provider never took it: a new attempt may open';
+
+--
+-- Name: _resolve_sent(store.deliveries, store.attempts); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._resolve_sent(d store.deliveries, a store.attempts) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    UPDATE store.attempts q
+    SET state = 'accepted', outcome = 'accepted', detail = 'an operator found it accepted', closed_at = now()
+    WHERE q.shard = a.shard AND q.delivery_id = a.delivery_id AND q.no = a.no;
+    UPDATE store.deliveries q
+    SET state = 'sent', reason = NULL, sent_at = a.opened_at, due_at = now(), lookups = 0, updated_at = now(),
+        provider_message_id = coalesce(q.provider_message_id, a.provider_message_id)
+    WHERE q.shard = d.shard AND q.id = d.id;
+END
+$$;
+
+--
+-- Name: FUNCTION _resolve_sent(d store.deliveries, a store.attempts); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._resolve_sent(d store.deliveries, a store.attempts) IS 'The provider has it; whether it was delivered is asked at once';
+
+--
+-- Name: uuid_v7(); Type: FUNCTION; Schema: store; Owner: -
+--
+
+CREATE FUNCTION store.uuid_v7() RETURNS uuid
+    LANGUAGE sql PARALLEL SAFE
+    AS $$SELECT uuidv7()$$;
+
+--
+-- Name: new_id(smallint); Type: FUNCTION; Schema: store; Owner: -
+--
+
+CREATE FUNCTION store.new_id(shard smallint) RETURNS uuid
+    LANGUAGE sql PARALLEL SAFE
+    RETURN (encode(set_byte(uuid_send(store.uuid_v7()), 15, (shard)::integer), 'hex'::text))::uuid;
+
+--
+-- Name: FUNCTION new_id(shard smallint); Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON FUNCTION store.new_id(shard smallint) IS 'A UUIDv7 whose last byte is the shard, so that an id knows where its row is';
+
+--
+-- Name: events; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.events (
+    shard smallint NOT NULL,
+    id uuid NOT NULL,
+    tenant_id integer NOT NULL,
+    notification_id uuid NOT NULL,
+    delivery_id uuid,
+    attempt_no smallint,
+    kind text NOT NULL,
+    source text NOT NULL,
+    occurred_at timestamp with time zone DEFAULT now() NOT NULL,
+    recorded_at timestamp with time zone DEFAULT now() NOT NULL,
+    data jsonb DEFAULT '{}'::jsonb NOT NULL,
+    CONSTRAINT events_source_check CHECK ((source = ANY (ARRAY['landed'::text, 'provider'::text, 'lookup'::text, 'device'::text, 'operator'::text])))
+)
+PARTITION BY RANGE (notification_id);
+
+--
+-- Name: TABLE events; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON TABLE store.events IS 'Facts, appended and never changed. The birth of a notification, a delivery or an attempt is its own row; what happens to it afterwards is an event. reporting.timeline shows both';
+
+--
+-- Name: _tell(smallint, integer, uuid, uuid, text, jsonb); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._tell(shard smallint, tenant_id integer, notification_id uuid, delivery_id uuid, kind text, data jsonb) RETURNS void
+    LANGUAGE sql
+    BEGIN ATOMIC
+ INSERT INTO store.events (shard, id, tenant_id, notification_id, delivery_id, kind, source, data)
+   VALUES (_tell.shard, store.new_id(_tell.shard), _tell.tenant_id, _tell.notification_id, _tell.delivery_id, _tell.kind, 'operator'::text, _tell.data);
+END;
+
+--
+-- Name: FUNCTION _tell(shard smallint, tenant_id integer, notification_id uuid, delivery_id uuid, kind text, data jsonb); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._tell(shard smallint, tenant_id integer, notification_id uuid, delivery_id uuid, kind text, data jsonb) IS 'Appends what an operator did to the story of a notification';
+
+--
+-- Name: _template_to_send(integer, text, integer, text[]); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._template_to_send(tenant_id integer, template_id text, version integer, channels text[]) RETURNS integer
+    LANGUAGE plpgsql STABLE
+    AS $$
+#variable_conflict use_column
+DECLARE
+    chosen int := version;
+    states text[];
+    lacking text[];
+BEGIN
+    IF chosen IS NULL THEN
+        SELECT max(t.version) INTO chosen
+        FROM store.templates t
+        WHERE t.tenant_id = _template_to_send.tenant_id
+          AND t.template_id = _template_to_send.template_id
+          AND t.status = 'published';
+    END IF;
+    SELECT array_agg(DISTINCT t.status) INTO states
+    FROM store.templates t
+    WHERE t.tenant_id = _template_to_send.tenant_id
+      AND t.template_id = _template_to_send.template_id
+      AND t.version = coalesce(chosen, t.version);
+    IF states IS NULL THEN
+        PERFORM landed._refuse('invalid_parameter_value',
+            CASE WHEN _template_to_send.version IS NULL THEN 'template_id' ELSE 'template_version' END,
+            format('there is no template %L%s', _template_to_send.template_id, ' version ' || chosen),
+            'A notification names a template that is there when it is accepted.',
+            'Create and publish it first, or use one that is there.');
+    ELSIF chosen IS NULL OR NOT 'published' = ANY (states) THEN
+        PERFORM landed._refuse('invalid_parameter_value',
+            CASE WHEN _template_to_send.version IS NULL THEN 'template_id' ELSE 'template_version' END,
+            format('template %L%s is not published: it is %s', _template_to_send.template_id, ' version ' || chosen,
+                   array_to_string(states, ', ')),
+            'Drafts can be previewed and not sent; archived versions are out of use.', 'Publish it, or a new version.');
+    END IF;
+    SELECT array_agg(wanted.channel ORDER BY wanted.channel) INTO lacking
+    FROM unnest(_template_to_send.channels) AS wanted(channel)
+    WHERE NOT EXISTS (
+        SELECT FROM store.templates t
+        WHERE t.tenant_id = _template_to_send.tenant_id
+          AND t.template_id = _template_to_send.template_id
+          AND t.version = chosen
+          AND t.channel = wanted.channel
+          AND t.status = 'published');
+    IF lacking IS NOT NULL THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'channels',
+            format('template %L version %s has no content for %s', _template_to_send.template_id, chosen,
+                   array_to_string(lacking, ', ')),
+            format('Wanted are %s.', array_to_string(_template_to_send.channels, ', ')),
+            'Publish a version with that content, or give channels => ARRAY[...] without it.');
+    END IF;
+    RETURN chosen;
+END
+$$;
+
+--
+-- Name: FUNCTION _template_to_send(tenant_id integer, template_id text, version integer, channels text[]); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._template_to_send(tenant_id integer, template_id text, version integer, channels text[]) IS 'The version to send; raises unless it is published with content for every channel';
+
+--
+-- Name: _tenant(text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._tenant(tenant text) RETURNS integer
+    LANGUAGE plpgsql STABLE
+    AS $$
+DECLARE
+    found_id int;
+BEGIN
+    SELECT t.id INTO found_id FROM store.tenants t WHERE t.name = _tenant.tenant;
+    IF found_id IS NULL THEN
+        PERFORM landed._refuse('no_data_found', 'tenant', 'there is no such tenant',
+                               format('Asked for %L.', tenant), 'SELECT name FROM store.tenants lists them.');
+    END IF;
+    RETURN found_id;
+END
+$$;
+
+--
+-- Name: FUNCTION _tenant(tenant text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._tenant(tenant text) IS 'The id of a tenant; raises no_data_found';
+
+--
+-- Name: _tenant_of_sender(text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._tenant_of_sender(tenant text) RETURNS integer
+    LANGUAGE plpgsql STABLE
+    AS $$
+DECLARE
+    granted_id int;
+BEGIN
+    IF landed._is_operator() THEN
+        RETURN landed._tenant(tenant);
+    END IF;
+    SELECT p.tenant_id INTO granted_id
+    FROM store.producers p
+    JOIN store.tenants t ON t.id = p.tenant_id
+    WHERE p.role_name = session_user AND t.name = _tenant_of_sender.tenant;
+    IF granted_id IS NULL THEN
+        PERFORM landed._refuse('insufficient_privilege', 'tenant', format('role %I may not send for it', session_user),
+                               format('Asked for %L.', tenant),
+                               'SELECT landed.grant_producer(role, tenant) allows it; the service role may call that.');
+    END IF;
+    RETURN granted_id;
+END
+$$;
+
+--
+-- Name: FUNCTION _tenant_of_sender(tenant text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._tenant_of_sender(tenant text) IS 'The tenant''s id, if the session''s user may send for it';
+
+--
+-- Name: _uncancellable(store.deliveries); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._uncancellable(d store.deliveries) RETURNS text
+    LANGUAGE sql STABLE
+    RETURN CASE WHEN ((d).state = 'sending'::text) THEN 'a call to the provider may be under way'::text WHEN ((d).state = 'ambiguous'::text) THEN 'it may have been sent: that is being found out; if it was not, cancel again'::text WHEN ((d).state = 'sent'::text) THEN 'the provider has accepted it'::text ELSE format('it has ended: %s (%s)'::text, (d).state, (d).reason) END;
+
+--
+-- Name: FUNCTION _uncancellable(d store.deliveries); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._uncancellable(d store.deliveries) IS 'Why a delivery cannot be cancelled';
+
+--
+-- Name: _until_when(timestamp with time zone, timestamp with time zone); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._until_when(due_at timestamp with time zone, expires_at timestamp with time zone) RETURNS text
+    LANGUAGE sql STABLE
+    RETURN CASE WHEN (due_at >= expires_at) THEN format('held, but it expires at %s and will not be sent'::text, expires_at) ELSE format('held until %s'::text, due_at) END;
+
+--
+-- Name: FUNCTION _until_when(due_at timestamp with time zone, expires_at timestamp with time zone); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._until_when(due_at timestamp with time zone, expires_at timestamp with time zone) IS 'What a hold comes to, in words';
+
+--
+-- Name: _validity_max(); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._validity_max() RETURNS interval
+    LANGUAGE sql IMMUTABLE
+    RETURN '1 day'::interval;
+
+--
+-- Name: FUNCTION _validity_max(); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._validity_max() IS 'The longest that a notification may be worth sending once it is due';
+
+--
+-- Name: _validity(integer, text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._validity(tenant_id integer, category text) RETURNS interval
+    LANGUAGE sql STABLE
+    BEGIN ATOMIC
+ SELECT LEAST(landed._validity_max(), ( SELECT make_interval(secs => (c.validity_seconds)::double precision) AS make_interval
+            FROM store.categories c
+           WHERE ((c.tenant_id = _validity.tenant_id) AND (c.name = _validity.category)))) AS "least";
+END;
+
+--
+-- Name: FUNCTION _validity(tenant_id integer, category text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._validity(tenant_id integer, category text) IS 'How long a notification of this category is worth sending once it is due';
+
+--
+-- Name: provider_states; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.provider_states (
+    provider text NOT NULL,
+    status text NOT NULL,
+    detail text DEFAULT ''::text NOT NULL,
+    paused_until timestamp with time zone,
+    since timestamp with time zone DEFAULT now() NOT NULL,
+    hits bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT provider_states_status_check CHECK ((status = ANY (ARRAY['ok'::text, 'rate_limited'::text, 'unauthorized'::text])))
+);
+
+--
+-- Name: COLUMN provider_states.paused_until; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.provider_states.paused_until IS 'No claim goes to this provider before; set by Retry-After and by refused credentials';
+
+--
+-- Name: _why_delivery(store.deliveries); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._why_delivery(d store.deliveries) RETURNS text
+    LANGUAGE sql STABLE
+    RETURN CASE (d).state WHEN 'queued'::text THEN concat_ws('; '::text, CASE (d).reason WHEN 'retry'::text THEN format('waits for its retry after failure %s'::text, (d).failures) WHEN 'rate_limited'::text THEN 'waits because the provider said to slow down'::text WHEN 'unauthorized'::text THEN 'waits because the provider refused our account'::text WHEN 'held'::text THEN 'held by an operator; landed.release lets it go'::text WHEN 'replay'::text THEN 'replayed by an operator, waits for a worker'::text WHEN 'scheduled'::text THEN 'scheduled for later'::text WHEN 'released'::text THEN 'given back by a worker before it was called, waits for the next'::text ELSE 'waits for its first attempt'::text END, (CASE WHEN ((d).due_at <= now()) THEN 'due since '::text ELSE 'due at '::text END || (d).due_at), (SELECT format('provider %s is paused until %s (%s)'::text, p.provider, p.paused_until, p.status) AS format FROM store.provider_states p WHERE ((p.provider = (_why_delivery.d).provider) AND (p.paused_until > now()))), ('expires at '::text || (d).expires_at)) WHEN 'sending'::text THEN format('attempt %s is with %s; if its worker is lost, that is noticed at %s'::text, (d).attempt_no, (d).provider, (d).due_at) WHEN 'sent'::text THEN format('%s accepted it at %s; waits for evidence of delivery, next asked at %s'::text, (d).provider, (d).sent_at, (d).due_at) WHEN 'ambiguous'::text THEN format('attempt %s may or may not have been accepted; %s is asked at %s, nothing is resent before'::text, (d).attempt_no, (d).provider, (d).due_at) WHEN 'delivered'::text THEN format('delivered at %s, as %s says'::text, (d).delivered_at, (d).provider) WHEN 'bounced'::text THEN format('bounced at %s (%s)'::text, COALESCE((d).bounced_at, (d).ended_at), (d).reason) WHEN 'failed'::text THEN format('failed at %s (%s)'::text, (d).ended_at, (d).reason) WHEN 'unconfirmed'::text THEN CASE (d).reason WHEN 'ambiguous_unresolved'::text THEN 'it may have been sent and nothing could tell; late evidence still counts'::text ELSE 'it was accepted, and nothing ever proved what became of it; late evidence still counts'::text END WHEN 'suppressed'::text THEN format('not sent: its address must not be sent to (%s)'::text, (d).reason) WHEN 'cancelled'::text THEN format('cancelled at %s'::text, (d).ended_at) WHEN 'expired'::text THEN format('not sent in time: it expired at %s'::text, (d).expires_at) WHEN 'dead'::text THEN format('given up at %s after %s attempts (%s): %s; landed.replay starts it over'::text, (d).ended_at, (d).attempt_no, (d).reason, COALESCE((SELECT a.detail FROM store.attempts a WHERE ((a.shard = (_why_delivery.d).shard) AND (a.delivery_id = (_why_delivery.d).id) AND (a.no = (_why_delivery.d).attempt_no))), 'no detail'::text)) ELSE NULL::text END;
+
+--
+-- Name: FUNCTION _why_delivery(d store.deliveries); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._why_delivery(d store.deliveries) IS 'Why a delivery waits, or how it ended, in words';
+
+--
+-- Name: _why_notification(store.notifications); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._why_notification(n store.notifications) RETURNS text
+    LANGUAGE sql STABLE
+    RETURN CASE WHEN ((n).state = 'planned'::text) THEN format('accepted at %s, planned at %s; its deliveries follow'::text, (n).accepted_at, (n).planned_at) WHEN ((n).state <> 'accepted'::text) THEN format('ended before it was planned: %s'::text, (n).reason) WHEN ((n).reason = 'held'::text) THEN format('held by an operator until %s; landed.release lets it go'::text, (n).due_at) WHEN ((n).due_at > now()) THEN format('scheduled for %s'::text, (n).due_at) ELSE format('waits for intake since %s'::text, (n).due_at) END;
+
+--
+-- Name: FUNCTION _why_notification(n store.notifications); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._why_notification(n store.notifications) IS 'Why a notification is where it is, in words';
+
+--
+-- Name: accept(jsonb, interval); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed.accept(items jsonb, key_ttl interval DEFAULT '7 days'::interval) RETURNS TABLE(ordinal integer, verdict text, notification_id uuid, response_status smallint, response text, original_request jsonb)
+    LANGUAGE plpgsql
+    AS $$
+#variable_conflict use_column
+DECLARE
+    born jsonb;
+    rest jsonb;
+BEGIN
+    -- An insert that meets another transaction's uncommitted key waits for it (the caller's lock_timeout bounds that);
+    -- ON CONFLICT DO NOTHING then leaves the row to the second statement, whose snapshot sees the winner.
+    WITH item AS MATERIALIZED (
+        SELECT i.*, store.new_id(store.shard_for(i.tenant_id, i.recipient_id)) AS id
+        FROM jsonb_to_recordset(items) AS i(
+            ordinal int, tenant_id int, idempotency_key text, recipient_id text, category text, class text,
+            channels text[], template_id text, template_version int, request jsonb, source text,
+            due_at timestamptz, expires_at timestamptz)
+        JOIN store.recipients r ON r.tenant_id = i.tenant_id AND r.id = i.recipient_id AND r.active
+    ), fresh AS (
+        INSERT INTO store.idempotency_keys
+            (tenant_id, key, fingerprint, notification_id, response_status, response, expires_at)
+        SELECT i.tenant_id, i.idempotency_key, store.fingerprint(i.request), i.id, 202,
+               '{"id":"' || i.id || '","status":"queued"}', now() + key_ttl
+        FROM item i
+        WHERE i.idempotency_key IS NOT NULL
+        ORDER BY i.tenant_id, i.idempotency_key
+        ON CONFLICT (tenant_id, key) DO NOTHING
+        RETURNING notification_id
+    ), written AS (
+        INSERT INTO store.notifications
+            (shard, id, tenant_id, recipient_id, category, class, channels, template_id, template_version,
+             request, idempotency_key, source, due_at, expires_at)
+        SELECT store.shard_of(i.id), i.id, i.tenant_id, i.recipient_id, i.category, i.class, i.channels, i.template_id,
+               i.template_version, i.request, i.idempotency_key, i.source, coalesce(i.due_at, now()), i.expires_at
+        FROM item i
+        WHERE i.idempotency_key IS NULL OR i.id IN (SELECT f.notification_id FROM fresh f)
+        RETURNING id
+    )
+    -- A membership test, not a join of two batches: callers forbid hash joins, for the sake of the tables.
+    SELECT coalesce(jsonb_object_agg(i.ordinal, i.id), '{}') INTO born
+    FROM item i
+    WHERE (i.id IN (SELECT w.id FROM written w)) IS TRUE;
+
+    RETURN QUERY
+    SELECT b.key::int, 'accepted', b.value::uuid, 202::smallint, '{"id":"' || b.value || '","status":"queued"}', NULL::jsonb
+    FROM jsonb_each_text(born) AS b;
+
+    SELECT jsonb_agg(i) INTO rest FROM jsonb_array_elements(items) AS i WHERE NOT born ? (i ->> 'ordinal');
+    IF rest IS NULL THEN
+        RETURN;
+    END IF;
+
+    RETURN QUERY
+    SELECT i.ordinal,
+           CASE
+               WHEN k.fingerprint = store.fingerprint(i.request) THEN 'replayed'
+               WHEN k.key IS NOT NULL THEN 'key_reused'
+               WHEN r.id IS NULL THEN 'recipient_unknown'
+               ELSE 'recipient_inactive'
+           END,
+           k.notification_id,
+           k.response_status,
+           k.response,
+           n.request
+    FROM jsonb_to_recordset(rest) AS i(
+        ordinal int, tenant_id int, idempotency_key text, recipient_id text, request jsonb)
+    LEFT JOIN store.idempotency_keys k ON k.tenant_id = i.tenant_id AND k.key = i.idempotency_key
+    LEFT JOIN store.recipients r ON r.tenant_id = i.tenant_id AND r.id = i.recipient_id
+    LEFT JOIN store.notifications n
+        ON n.shard = store.shard_of(k.notification_id) AND n.id = k.notification_id
+       AND k.fingerprint IS DISTINCT FROM store.fingerprint(i.request);
+END
+$$;
+
+--
+-- Name: FUNCTION accept(items jsonb, key_ttl interval); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed.accept(items jsonb, key_ttl interval) IS 'For the API and landed.send: accepts a group of validated requests in one commit';
+
+--
+-- Name: cancel(uuid, text, text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed.cancel(notification_id uuid, reason text, tenant text DEFAULT NULL::text) RETURNS TABLE(delivery_id uuid, channel text, state text, cancelled boolean, explanation text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    n store.notifications;
+    d store.deliveries;
+    done uuid[] := '{}';
+    why jsonb := jsonb_build_object('reason', cancel.reason);
+BEGIN
+    PERFORM landed._need_reason(cancel.reason);
+    n := landed._lock_notification(cancel.notification_id, cancel.tenant);
+    PERFORM landed._audit('cancel', n.tenant_id, 'notification ' || n.id, cancel.reason, '{}');
+
+    IF n.state = 'accepted' THEN
+        UPDATE store.notifications t
+        SET state = 'cancelled', reason = 'cancelled', due_at = NULL
+        WHERE t.shard = n.shard AND t.id = n.id;
+        PERFORM landed._tell(n.shard, n.tenant_id, n.id, NULL, 'cancelled', why);
+        RETURN QUERY SELECT NULL::uuid, NULL::text, 'cancelled', true, 'cancelled before anything was planned';
+        RETURN;
+    ELSIF n.state <> 'planned' THEN
+        RETURN QUERY SELECT NULL::uuid, NULL::text, n.state, false, format('the notification was %s already', n.state);
+        RETURN;
+    END IF;
+
+    -- Only rows that wait are locked, and a claim that holds one is short: what it took is then seen as sending.
+    FOR d IN
+        UPDATE store.deliveries q
+        SET state = 'cancelled', reason = 'cancelled', due_at = NULL, ended_at = now(), updated_at = now()
+        FROM (
+            SELECT w.shard, w.id
+            FROM store.deliveries w
+            WHERE w.shard = n.shard
+              AND w.id BETWEEN store.children_from(n.id) AND store.children_to(n.id)
+              AND w.notification_id = n.id
+              AND w.state = 'queued'
+            ORDER BY w.id
+            FOR UPDATE
+        ) AS waiting
+        WHERE q.shard = waiting.shard AND q.id = waiting.id
+        RETURNING q.*
+    LOOP
+        PERFORM landed._tell(d.shard, d.tenant_id, n.id, d.id, 'cancelled', why);
+        done := done || d.id;
+        RETURN QUERY SELECT d.id, d.channel, d.state, true, 'cancelled before it was sent';
+    END LOOP;
+
+    RETURN QUERY
+    SELECT r.id, r.channel, r.state, false, landed._uncancellable(r)
+    FROM store.deliveries r
+    WHERE r.shard = n.shard
+      AND r.id BETWEEN store.children_from(n.id) AND store.children_to(n.id)
+      AND r.notification_id = n.id
+      AND r.id <> ALL (done)
+    ORDER BY r.id;
+END
+$$;
+
+--
+-- Name: FUNCTION cancel(notification_id uuid, reason text, tenant text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed.cancel(notification_id uuid, reason text, tenant text) IS 'Cancels what has not been sent of a notification; one row per delivery says whether, and if not, why not';
+
+--
+-- Name: explain(uuid, text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed.explain(notification_id uuid, tenant text DEFAULT NULL::text) RETURNS TABLE(step integer, delivery_id uuid, rule text, input jsonb, verdict text, explanation text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    n store.notifications := landed._find_notification(explain.notification_id, explain.tenant);
+BEGIN
+    RETURN QUERY
+    WITH told AS (
+        SELECT 0 AS part, 0::bigint AS place, NULL::uuid AS delivery_id, 'notification' AS rule,
+               jsonb_build_object('template', format('%s@%s', n.template_id, n.template_version), 'category', n.category,
+                                  'class', n.class, 'channels', n.channels) AS input,
+               n.state AS verdict, landed._why_notification(n) AS explanation
+        UNION ALL
+        SELECT 1, t.place, NULL, t.rule ->> 'rule', t.rule -> 'input', t.rule ->> 'verdict', NULL
+        FROM jsonb_array_elements(n.trace) WITH ORDINALITY AS t(rule, place)
+        UNION ALL
+        SELECT 2, row_number() OVER (ORDER BY d.id), d.id, d.channel || '.delivery',
+               jsonb_strip_nulls(jsonb_build_object('lane', d.lane, 'attempts', d.attempt_no, 'failures', d.failures,
+                                                    'provider', d.provider, 'replay_of', d.replay_of)),
+               concat_ws(': ', d.state, d.reason), landed._why_delivery(d)
+        FROM store.deliveries d
+        WHERE d.shard = n.shard
+          AND d.id BETWEEN store.children_from(n.id) AND store.children_to(n.id)
+          AND d.notification_id = n.id
+    )
+    SELECT row_number() OVER (ORDER BY part, place)::int, delivery_id, rule, input, verdict, explanation
+    FROM told
+    ORDER BY 1;
+END
+$$;
+
+--
+-- Name: FUNCTION explain(notification_id uuid, tenant text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed.explain(notification_id uuid, tenant text) IS 'Why a notification and its deliveries are where they are: the stored decision trace, then each delivery in words';
+
+--
+-- Name: grant_producer(name, text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed.grant_producer(role name, tenant text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    granted_id int := landed._tenant(tenant);
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = grant_producer.role) THEN
+        PERFORM landed._refuse('undefined_object', 'role', format('there is no role %I', role),
+                               'A producer connects as a role of its own.', format('CREATE ROLE %I LOGIN', role));
+    END IF;
+    EXECUTE format('GRANT landed_producer TO %I', role);
+    INSERT INTO store.producers (role_name, tenant_id) VALUES (role, granted_id) ON CONFLICT DO NOTHING;
+    PERFORM landed._audit('grant_producer', granted_id, 'role ' || role, 'granted', '{}');
+END
+$$;
+
+--
+-- Name: FUNCTION grant_producer(role name, tenant text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed.grant_producer(role name, tenant text) IS 'Lets a database role send for a tenant through landed.send';
+
+--
+-- Name: hold(uuid, text, timestamp with time zone, text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed.hold(notification_id uuid, reason text, until timestamp with time zone DEFAULT (now() + '1 day'::interval), tenant text DEFAULT NULL::text) RETURNS TABLE(delivery_id uuid, channel text, state text, held boolean, due_at timestamp with time zone, explanation text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    n store.notifications;
+    d store.deliveries;
+    why jsonb := jsonb_build_object('reason', hold.reason, 'until', hold.until);
+BEGIN
+    PERFORM landed._need_reason(hold.reason);
+    IF hold.until IS NULL OR hold.until <= now() THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'until', 'must be in the future',
+                               format('It is %s.', coalesce(hold.until::text, 'NULL')), 'The default is a day from now.');
+    END IF;
+    n := landed._lock_notification(hold.notification_id, hold.tenant);
+    PERFORM landed._audit('hold', n.tenant_id, 'notification ' || n.id, hold.reason, why);
+
+    IF n.state = 'accepted' THEN
+        UPDATE store.notifications t
+        SET due_at = landed._held_until(t.due_at, hold.until, t.expires_at), reason = 'held'
+        WHERE t.shard = n.shard AND t.id = n.id
+        RETURNING t.* INTO n;
+        PERFORM landed._tell(n.shard, n.tenant_id, n.id, NULL, 'held', why);
+        RETURN QUERY SELECT NULL::uuid, NULL::text, n.state, true, n.due_at, landed._until_when(n.due_at, n.expires_at);
+        RETURN;
+    END IF;
+
+    FOR d IN
+        UPDATE store.deliveries q
+        SET due_at = landed._held_until(q.due_at, hold.until, q.expires_at), reason = 'held', updated_at = now()
+        FROM (
+            SELECT w.shard, w.id
+            FROM store.deliveries w
+            WHERE w.shard = n.shard
+              AND w.id BETWEEN store.children_from(n.id) AND store.children_to(n.id)
+              AND w.notification_id = n.id
+              AND w.state = 'queued'
+            ORDER BY w.id
+            FOR UPDATE
+        ) AS waiting
+        WHERE q.shard = waiting.shard AND q.id = waiting.id
+        RETURNING q.*
+    LOOP
+        PERFORM landed._tell(d.shard, d.tenant_id, n.id, d.id, 'held', why);
+        RETURN QUERY SELECT d.id, d.channel, d.state, true, d.due_at, landed._until_when(d.due_at, d.expires_at);
+    END LOOP;
+
+    RETURN QUERY
+    SELECT r.id, r.channel, r.state, false, r.due_at, format('it is %s: only what waits can be held', r.state)
+    FROM store.deliveries r
+    WHERE r.shard = n.shard
+      AND r.id BETWEEN store.children_from(n.id) AND store.children_to(n.id)
+      AND r.notification_id = n.id
+      AND r.state <> 'queued'
+    ORDER BY r.id;
+END
+$$;
+
+--
+-- Name: FUNCTION hold(notification_id uuid, reason text, until timestamp with time zone, tenant text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed.hold(notification_id uuid, reason text, until timestamp with time zone, tenant text) IS 'Keeps what waits of a notification waiting until a time; one row per delivery says whether';
+
+--
+-- Name: release(uuid, text, text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed.release(notification_id uuid, reason text, tenant text DEFAULT NULL::text) RETURNS TABLE(delivery_id uuid, channel text, state text, released boolean, due_at timestamp with time zone, explanation text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    n store.notifications;
+    d store.deliveries;
+    due timestamptz;
+    why jsonb := jsonb_build_object('reason', release.reason);
+BEGIN
+    PERFORM landed._need_reason(release.reason);
+    n := landed._lock_notification(release.notification_id, release.tenant);
+    PERFORM landed._audit('release', n.tenant_id, 'notification ' || n.id, release.reason, '{}');
+    due := greatest((n.request ->> 'send_at')::timestamptz, now());
+
+    IF n.state = 'accepted' AND n.reason = 'held' THEN
+        UPDATE store.notifications t
+        SET due_at = due, reason = NULL
+        WHERE t.shard = n.shard AND t.id = n.id;
+        PERFORM landed._tell(n.shard, n.tenant_id, n.id, NULL, 'released_hold', why);
+        RETURN QUERY SELECT NULL::uuid, NULL::text, n.state, true, due, format('due at %s', due);
+        RETURN;
+    ELSIF n.state <> 'planned' THEN
+        RETURN QUERY SELECT NULL::uuid, NULL::text, n.state, false, n.due_at, 'it was not held';
+        RETURN;
+    END IF;
+
+    FOR d IN
+        UPDATE store.deliveries q
+        SET due_at = due, reason = CASE WHEN q.failures > 0 THEN 'retry' END, updated_at = now()
+        FROM (
+            SELECT w.shard, w.id
+            FROM store.deliveries w
+            WHERE w.shard = n.shard
+              AND w.id BETWEEN store.children_from(n.id) AND store.children_to(n.id)
+              AND w.notification_id = n.id
+              AND w.state = 'queued'
+              AND w.reason = 'held'
+            ORDER BY w.id
+            FOR UPDATE
+        ) AS waiting
+        WHERE q.shard = waiting.shard AND q.id = waiting.id
+        RETURNING q.*
+    LOOP
+        PERFORM landed._tell(d.shard, d.tenant_id, n.id, d.id, 'released_hold', why);
+        RETURN QUERY SELECT d.id, d.channel, d.state, true, d.due_at, format('due at %s', d.due_at);
+    END LOOP;
+    IF NOT FOUND THEN
+        RETURN QUERY SELECT NULL::uuid, NULL::text, n.state, false, NULL::timestamptz, 'none of its deliveries was held';
+    END IF;
+END
+$$;
+
+--
+-- Name: FUNCTION release(notification_id uuid, reason text, tenant text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed.release(notification_id uuid, reason text, tenant text) IS 'Lets go what a hold keeps of a notification; one row per delivery that was held';
+
+--
+-- Name: rendered(uuid, text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed.rendered(delivery_id uuid, tenant text DEFAULT NULL::text) RETURNS TABLE(attempt_no smallint, attempt_state text, tenant_name text, template_id text, template_version integer, channel text, address text, sender text, variables jsonb, content_hash bytea)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    d store.deliveries := landed._find_delivery(rendered.delivery_id, rendered.tenant);
+BEGIN
+    RETURN QUERY
+    SELECT a.no, a.state, t.name, d.template_id, d.template_version, d.channel, d.address, d.sender,
+           n.request -> 'variables', a.content_hash
+    FROM store.notifications n
+    JOIN store.tenants t ON t.id = n.tenant_id
+    LEFT JOIN LATERAL (
+        SELECT q.no, q.state, q.content_hash
+        FROM store.attempts q
+        WHERE q.shard = d.shard AND q.delivery_id = d.id
+        ORDER BY q.state = 'accepted' DESC, q.no DESC
+        LIMIT 1
+    ) a ON true
+    WHERE n.shard = d.shard AND n.id = d.notification_id;
+END
+$$;
+
+--
+-- Name: FUNCTION rendered(delivery_id uuid, tenant text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed.rendered(delivery_id uuid, tenant text) IS 'What a delivery''s content was made from, and the hash of what its accepted (else its last) attempt sent';
+
+--
+-- Name: replay(uuid, text, text, text, text, text, timestamp with time zone, timestamp with time zone, integer, boolean, boolean, text, timestamp with time zone); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed.replay(delivery_id uuid DEFAULT NULL::uuid, tenant text DEFAULT NULL::text, state text DEFAULT 'dead'::text, template_id text DEFAULT NULL::text, category text DEFAULT NULL::text, provider text DEFAULT NULL::text, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT NULL::timestamp with time zone, max_rows integer DEFAULT 1000, commit boolean DEFAULT false, force boolean DEFAULT false, reason text DEFAULT NULL::text, expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS TABLE(delivery uuid, notification uuid, owner text, recipient text, template text, standing text, verdict text, explanation text, replayed_as uuid)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    d store.deliveries;
+    asked CONSTANT jsonb := jsonb_strip_nulls(jsonb_build_object(
+        'delivery_id', replay.delivery_id, 'state', replay.state, 'template_id', replay.template_id,
+        'category', replay.category, 'provider', replay.provider, 'since', replay.since, 'until', replay.until));
+BEGIN
+    PERFORM landed._check_replay(replay.state, replay.max_rows, replay.commit, replay.reason, replay.expires_at);
+    IF replay.commit AND num_nonnulls(replay.delivery_id, replay.tenant, replay.template_id, replay.category,
+                                      replay.provider, replay.since, replay.until) = 0 THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'delivery_id', 'nothing says which deliveries',
+                               'Without a delivery or a filter it would be every dead letter of every tenant.',
+                               'Give delivery_id, or at least one of tenant, template_id, category, provider, since, until.');
+    END IF;
+    FOR d IN
+        SELECT c.*
+        FROM landed._replay_candidates(
+            replay.delivery_id, (SELECT landed._tenant(replay.tenant) WHERE replay.tenant IS NOT NULL), replay.state,
+            replay.template_id, replay.category, replay.provider, replay.since, replay.until, replay.max_rows) AS c
+    LOOP
+        IF replay.commit THEN
+            SELECT q.* INTO d FROM store.deliveries q WHERE q.shard = d.shard AND q.id = d.id FOR UPDATE;
+        END IF;
+        delivery := d.id;
+        notification := d.notification_id;
+        owner := (SELECT t.name FROM store.tenants t WHERE t.id = d.tenant_id);
+        recipient := d.recipient_id;
+        template := format('%s@%s', d.template_id, d.template_version);
+        standing := concat_ws(': ', d.state, d.reason);
+        replayed_as := NULL;
+        SELECT j.verdict, j.explanation INTO verdict, explanation FROM landed._judge_replay(d, replay.force) AS j;
+        IF replay.commit AND verdict LIKE 'would%' THEN
+            replayed_as := landed._replay_one(d, verdict, replay.reason, replay.expires_at, asked);
+            verdict := CASE verdict WHEN 'would_requeue' THEN 'requeued' ELSE 'sent_again' END;
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+    IF NOT FOUND AND replay.delivery_id IS NOT NULL THEN
+        delivery := replay.delivery_id;
+        verdict := 'refused_unknown';
+        explanation := 'there is no such delivery: it may belong to another tenant, or be older than what is kept';
+        RETURN NEXT;
+    END IF;
+END
+$$;
+
+--
+-- Name: FUNCTION replay(delivery_id uuid, tenant text, state text, template_id text, category text, provider text, since timestamp with time zone, until timestamp with time zone, max_rows integer, commit boolean, force boolean, reason text, expires_at timestamp with time zone); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed.replay(delivery_id uuid, tenant text, state text, template_id text, category text, provider text, since timestamp with time zone, until timestamp with time zone, max_rows integer, commit boolean, force boolean, reason text, expires_at timestamp with time zone) IS 'Gives what ended without arriving another chance: one delivery, or those that match. A dry run unless commit => true; one row per candidate with the verdict and why';
+
+--
+-- Name: resolve(uuid, text, text, text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed.resolve(delivery_id uuid, verdict text, reason text, tenant text DEFAULT NULL::text) RETURNS text
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    d store.deliveries := landed._find_delivery(resolve.delivery_id, resolve.tenant);
+    a store.attempts;
+BEGIN
+    PERFORM landed._need_reason(resolve.reason);
+    IF verdict IS NULL OR verdict NOT IN ('sent', 'not_sent') THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'verdict', 'must be sent or not_sent',
+                               format('It is %L.', verdict), 'sent: the provider has it. not_sent: it never took it.');
+    END IF;
+    SELECT q.* INTO d FROM store.deliveries q WHERE q.shard = d.shard AND q.id = d.id FOR UPDATE;
+    SELECT q.* INTO a FROM store.attempts q
+    WHERE q.shard = d.shard AND q.delivery_id = d.id AND q.no = d.attempt_no AND q.state = 'ambiguous';
+    IF d.state <> 'ambiguous' OR NOT FOUND THEN
+        PERFORM landed._refuse('object_not_in_prerequisite_state', 'delivery_id',
+            format('it is %s: there is nothing to resolve', d.state),
+            'Only a delivery whose last attempt has an unknown outcome can be resolved.',
+            'What has ended is for landed.replay.');
+    END IF;
+    IF verdict = 'sent' THEN
+        PERFORM landed._resolve_sent(d, a);
+    ELSE
+        PERFORM landed._resolve_not_sent(d, a);
+    END IF;
+    PERFORM landed._audit('resolve', d.tenant_id, 'delivery ' || d.id, resolve.reason,
+                          jsonb_build_object('verdict', verdict, 'attempt_no', a.no));
+    INSERT INTO store.events (shard, id, tenant_id, notification_id, delivery_id, attempt_no, kind, source, data)
+    VALUES (d.shard, store.new_id(d.shard), d.tenant_id, d.notification_id, d.id, a.no,
+            CASE verdict WHEN 'sent' THEN 'resolved_found' ELSE 'resolved_not_sent' END, 'operator',
+            jsonb_build_object('reason', resolve.reason));
+    RETURN CASE verdict WHEN 'sent' THEN 'sent' ELSE 'queued' END;
+END
+$$;
+
+--
+-- Name: FUNCTION resolve(delivery_id uuid, verdict text, reason text, tenant text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed.resolve(delivery_id uuid, verdict text, reason text, tenant text) IS 'Settles a delivery whose outcome is unknown, as sent or not_sent; returns its new state';
+
+--
+-- Name: revoke_producer(name, text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed.revoke_producer(role name, tenant text) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    revoked_id int := landed._tenant(tenant);
+BEGIN
+    DELETE FROM store.producers p WHERE p.role_name = revoke_producer.role AND p.tenant_id = revoked_id;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM landed._audit('revoke_producer', revoked_id, 'role ' || role, 'revoked', '{}');
+    RETURN true;
+END
+$$;
+
+--
+-- Name: FUNCTION revoke_producer(role name, tenant text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed.revoke_producer(role name, tenant text) IS 'Takes that right away again; false when it was not there';
+
+--
+-- Name: send(text, text, text, jsonb, text, text, text[], integer, timestamp with time zone, timestamp with time zone, boolean); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed.send(tenant text, recipient_id text, template_id text, variables jsonb DEFAULT '{}'::jsonb, category text DEFAULT NULL::text, idempotency_key text DEFAULT NULL::text, channels text[] DEFAULT NULL::text[], template_version integer DEFAULT NULL::integer, send_at timestamp with time zone DEFAULT NULL::timestamp with time zone, expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, wake boolean DEFAULT false) RETURNS uuid
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    sender_tenant_id int := landed._tenant_of_sender(tenant);
+    request jsonb := landed._request(recipient_id, category, template_id, template_version, channels, variables, send_at,
+                                     expires_at);
+    kind store.categories;
+    version int;
+    wanted text[];
+    due timestamptz := greatest(send_at, now());
+    answer record;
+BEGIN
+    PERFORM landed._check_line('recipient_id', recipient_id, 200);
+    PERFORM landed._check_line('template_id', template_id, 100);
+    PERFORM landed._check_line('category', category, 100);
+    IF idempotency_key IS NOT NULL THEN
+        PERFORM landed._check_line('idempotency_key', idempotency_key, 255);
+        -- What was answered once is answered again, whatever has been archived or switched off since (I15).
+        SELECT e.* INTO answer FROM landed._earlier_verdict(sender_tenant_id, idempotency_key, request) AS e;
+        IF FOUND THEN
+            PERFORM landed._check_verdict(answer.verdict, answer.notification_id, answer.original_request, request);
+            RETURN answer.notification_id;
+        END IF;
+    END IF;
+    kind := landed._category_to_send(sender_tenant_id, category);
+    wanted := landed._channels_to_send(channels, kind.channels);
+    version := landed._template_to_send(sender_tenant_id, template_id, template_version, wanted);
+    PERFORM landed._check_variables(sender_tenant_id, template_id, version, wanted, variables);
+    PERFORM landed._check_times(send_at, due, expires_at);
+
+    SELECT a.* INTO answer
+    FROM landed.accept(jsonb_build_array(jsonb_build_object(
+        'ordinal', 0,
+        'tenant_id', sender_tenant_id,
+        'idempotency_key', idempotency_key,
+        'recipient_id', recipient_id,
+        'category', category,
+        'class', kind.class,
+        'channels', wanted,
+        'template_id', template_id,
+        'template_version', version,
+        'request', request,
+        'source', 'sql',
+        'due_at', due,
+        'expires_at', coalesce(expires_at, due + landed._validity(sender_tenant_id, category))
+    ))) a;
+    PERFORM landed._check_verdict(answer.verdict, answer.notification_id, answer.original_request, request);
+    -- A hint, delivered when the caller commits. Off by default: NOTIFY holds a database-wide lock at commit, and the
+    -- workers look by themselves every second.
+    IF wake THEN
+        PERFORM pg_notify('landed_wake', 'intake');
+    END IF;
+    RETURN answer.notification_id;
+END
+$$;
+
+--
+-- Name: FUNCTION send(tenant text, recipient_id text, template_id text, variables jsonb, category text, idempotency_key text, channels text[], template_version integer, send_at timestamp with time zone, expires_at timestamp with time zone, wake boolean); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed.send(tenant text, recipient_id text, template_id text, variables jsonb, category text, idempotency_key text, channels text[], template_version integer, send_at timestamp with time zone, expires_at timestamp with time zone, wake boolean) IS 'Sends a notification in the caller''s transaction: accepted when it commits. Returns its id; with an idempotency key that came before, the first one''s. Errors: docs/reference/sql.md';
+
+--
+-- Name: suppress(text, text, text, text, text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed.suppress(tenant text, channel text, address text, reason_text text, scope text DEFAULT 'all'::text) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    owner_id int := landed._tenant(suppress.tenant);
+    whose text := store.normalise_address(suppress.channel, suppress.address);
+    suppression_id bigint;
+BEGIN
+    PERFORM landed._need_reason(suppress.reason_text);
+    PERFORM landed._check_address(suppress.channel, whose);
+    PERFORM landed._check_scope(owner_id, suppress.scope);
+    PERFORM landed._lock_address(owner_id, suppress.channel, whose);
+    INSERT INTO store.suppressions (tenant_id, channel, address, scope, reason, detail, source)
+    VALUES (owner_id, suppress.channel, whose, suppress.scope, 'manual', suppress.reason_text, 'operator')
+    ON CONFLICT (tenant_id, channel, address, scope) WHERE lifted_at IS NULL DO NOTHING
+    RETURNING id INTO suppression_id;
+    IF suppression_id IS NOT NULL THEN
+        PERFORM landed._audit('suppress', owner_id, 'suppression ' || suppression_id, suppress.reason_text,
+                              jsonb_build_object('channel', suppress.channel, 'scope', suppress.scope));
+        RETURN suppression_id;
+    END IF;
+    SELECT s.id INTO suppression_id
+    FROM store.suppressions s
+    WHERE s.tenant_id = owner_id AND s.channel = suppress.channel AND s.address = whose AND s.scope = suppress.scope
+      AND s.lifted_at IS NULL;
+    RETURN suppression_id;
+END
+$$;
+
+--
+-- Name: FUNCTION suppress(tenant text, channel text, address text, reason_text text, scope text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed.suppress(tenant text, channel text, address text, reason_text text, scope text) IS 'Stops everything to an address on a channel (scope: all, or one category). Returns the suppression''s id, the first one''s if it was suppressed before';
+
+--
+-- Name: timeline(uuid, text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed.timeline(notification_id uuid, tenant text DEFAULT NULL::text) RETURNS TABLE(occurred_at timestamp with time zone, delivery_id uuid, channel text, attempt_no smallint, kind text, source text, data jsonb, recorded_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    n store.notifications := landed._find_notification(timeline.notification_id, timeline.tenant);
+BEGIN
+    RETURN QUERY
+    SELECT t.occurred_at, t.delivery_id, t.channel, t.attempt_no, t.kind, t.source, t.data, t.recorded_at
+    FROM reporting.timeline t
+    WHERE t.shard = n.shard AND t.notification_id = n.id
+    ORDER BY t.occurred_at, t.recorded_at, t.event_id NULLS FIRST;
+END
+$$;
+
+--
+-- Name: FUNCTION timeline(notification_id uuid, tenant text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed.timeline(notification_id uuid, tenant text) IS 'Everything that happened to a notification, in order';
+
+--
+-- Name: unsuppress(text, text, text, text, text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed.unsuppress(tenant text, channel text, address text, reason_text text, scope text DEFAULT 'all'::text) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    owner_id int := landed._tenant(unsuppress.tenant);
+    whose text := store.normalise_address(unsuppress.channel, unsuppress.address);
+    lifted store.suppressions;
+BEGIN
+    PERFORM landed._need_reason(unsuppress.reason_text);
+    PERFORM landed._check_address(unsuppress.channel, whose);
+    PERFORM landed._lock_address(owner_id, unsuppress.channel, whose);
+    UPDATE store.suppressions s
+    SET lifted_at = now(), lifted_by = session_user, lift_reason = unsuppress.reason_text
+    WHERE s.tenant_id = owner_id AND s.channel = unsuppress.channel AND s.address = whose
+      AND s.scope = unsuppress.scope AND s.lifted_at IS NULL
+    RETURNING s.* INTO lifted;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    -- The address starts afresh: the bounces that led here must not suppress it again at the next one. A count that is
+    -- being written at this moment is left alone: its writer may be waiting for the address.
+    DELETE FROM store.soft_bounces b
+    USING (SELECT c.tenant_id, c.channel, c.address
+           FROM store.soft_bounces c
+           WHERE c.tenant_id = owner_id AND c.channel = unsuppress.channel AND c.address = whose
+           FOR UPDATE SKIP LOCKED) AS counted
+    WHERE b.tenant_id = counted.tenant_id AND b.channel = counted.channel AND b.address = counted.address;
+    PERFORM landed._audit('unsuppress', owner_id, 'suppression ' || lifted.id, unsuppress.reason_text,
+                          jsonb_build_object('channel', lifted.channel, 'scope', lifted.scope,
+                                             'suppressed_for', lifted.reason));
+    RETURN true;
+END
+$$;
+
+--
+-- Name: FUNCTION unsuppress(tenant text, channel text, address text, reason_text text, scope text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed.unsuppress(tenant text, channel text, address text, reason_text text, scope text) IS 'Lifts the suppression of an address on a channel in one scope; false when there was none to lift';
+
+--
+-- Name: procrastinate_cancel_job_v1(bigint, boolean, boolean); Type: FUNCTION; Schema: procrastinate; Owner: -
+--
+
+CREATE FUNCTION procrastinate.procrastinate_cancel_job_v1(job_id bigint, abort boolean, delete_job boolean) RETURNS bigint
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    _job_id bigint;
+BEGIN
+    IF delete_job THEN
+        DELETE FROM procrastinate_jobs
+        WHERE id = job_id AND status = 'todo'
+        RETURNING id INTO _job_id;
+    END IF;
+    IF _job_id IS NULL THEN
+        IF abort THEN
+            UPDATE procrastinate_jobs
+            SET abort_requested = true,
+                status = CASE status
+                    WHEN 'todo' THEN 'cancelled'::procrastinate_job_status ELSE status
+                END
+            WHERE id = job_id AND status IN ('todo', 'doing')
+            RETURNING id INTO _job_id;
+        ELSE
+            UPDATE procrastinate_jobs
+            SET status = 'cancelled'::procrastinate_job_status
+            WHERE id = job_id AND status = 'todo'
+            RETURNING id INTO _job_id;
+        END IF;
+    END IF;
+    RETURN _job_id;
+END;
+$$;
+
+--
+-- Name: procrastinate_defer_jobs_v1(procrastinate.procrastinate_job_to_defer_v1[]); Type: FUNCTION; Schema: procrastinate; Owner: -
+--
+
+CREATE FUNCTION procrastinate.procrastinate_defer_jobs_v1(jobs procrastinate.procrastinate_job_to_defer_v1[]) RETURNS bigint[]
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    job_ids bigint[];
+BEGIN
+    WITH inserted_jobs AS (
+        INSERT INTO procrastinate_jobs (queue_name, task_name, priority, lock, queueing_lock, args, scheduled_at)
+        SELECT (job).queue_name,
+               (job).task_name,
+               (job).priority,
+               (job).lock,
+               (job).queueing_lock,
+               (job).args,
+               (job).scheduled_at
+        FROM unnest(jobs) AS job
+        RETURNING id
+    )
+    SELECT array_agg(id) FROM inserted_jobs INTO job_ids;
+
+    RETURN job_ids;
+END;
+$$;
+
+--
+-- Name: procrastinate_defer_periodic_job_v2(character varying, character varying, character varying, character varying, integer, character varying, bigint, jsonb); Type: FUNCTION; Schema: procrastinate; Owner: -
+--
+
+CREATE FUNCTION procrastinate.procrastinate_defer_periodic_job_v2(_queue_name character varying, _lock character varying, _queueing_lock character varying, _task_name character varying, _priority integer, _periodic_id character varying, _defer_timestamp bigint, _args jsonb) RETURNS bigint
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+	_job_id bigint;
+	_defer_id bigint;
+BEGIN
+    INSERT
+        INTO procrastinate_periodic_defers (task_name, periodic_id, defer_timestamp)
+        VALUES (_task_name, _periodic_id, _defer_timestamp)
+        ON CONFLICT DO NOTHING
+        RETURNING id into _defer_id;
+
+    IF _defer_id IS NULL THEN
+        RETURN NULL;
+    END IF;
+
+    UPDATE procrastinate_periodic_defers
+        SET job_id = (
+            SELECT COALESCE((
+                SELECT unnest(procrastinate_defer_jobs_v1(
+                    ARRAY[
+                        ROW(
+                            _queue_name,
+                            _task_name,
+                            _priority,
+                            _lock,
+                            _queueing_lock,
+                            _args,
+                            NULL::timestamptz
+                        )
+                    ]::procrastinate_job_to_defer_v1[]
+                ))
+            ), NULL)
+        )
+        WHERE id = _defer_id
+        RETURNING job_id INTO _job_id;
+
+    DELETE
+        FROM procrastinate_periodic_defers
+        USING (
+            SELECT id
+            FROM procrastinate_periodic_defers
+            WHERE procrastinate_periodic_defers.task_name = _task_name
+            AND procrastinate_periodic_defers.periodic_id = _periodic_id
+            AND procrastinate_periodic_defers.defer_timestamp < _defer_timestamp
+            ORDER BY id
+            FOR UPDATE
+        ) to_delete
+        WHERE procrastinate_periodic_defers.id = to_delete.id;
+
+    RETURN _job_id;
+END;
+$$;
+
+--
+-- Name: procrastinate_jobs; Type: TABLE; Schema: procrastinate; Owner: -
+--
+
+CREATE TABLE procrastinate.procrastinate_jobs (
+    id bigint NOT NULL,
+    queue_name character varying(128) NOT NULL,
+    task_name character varying(128) NOT NULL,
+    lock text,
+    args jsonb DEFAULT '{}'::jsonb NOT NULL,
+    status procrastinate.procrastinate_job_status DEFAULT 'todo'::procrastinate.procrastinate_job_status NOT NULL,
+    scheduled_at timestamp with time zone,
+    attempts integer DEFAULT 0 NOT NULL,
+    queueing_lock text,
+    priority integer DEFAULT 0 NOT NULL,
+    abort_requested boolean DEFAULT false NOT NULL,
+    worker_id bigint,
+    CONSTRAINT check_not_todo_abort_requested CHECK ((NOT ((status = 'todo'::procrastinate.procrastinate_job_status) AND (abort_requested = true))))
+);
+
+--
+-- Name: procrastinate_fetch_job_v2(character varying[], bigint); Type: FUNCTION; Schema: procrastinate; Owner: -
+--
+
+CREATE FUNCTION procrastinate.procrastinate_fetch_job_v2(target_queue_names character varying[], p_worker_id bigint) RETURNS procrastinate.procrastinate_jobs
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+	found_jobs procrastinate_jobs;
+BEGIN
+    WITH candidate AS (
+        SELECT jobs.*
+            FROM procrastinate_jobs AS jobs
+            WHERE
+                -- reject the job if its lock has earlier or higher priority jobs
+                NOT EXISTS (
+                    SELECT 1
+                        FROM procrastinate_jobs AS other_jobs
+                        WHERE
+                            jobs.lock IS NOT NULL
+                            AND other_jobs.lock = jobs.lock
+                            AND (
+                                -- job with same lock is already running
+                                other_jobs.status = 'doing'
+                                OR
+                                -- job with same lock is waiting and has higher priority (or same priority but was queued first)
+                                (
+                                    other_jobs.status = 'todo'
+                                    AND (
+                                        other_jobs.priority > jobs.priority
+                                        OR (
+                                        other_jobs.priority = jobs.priority
+                                        AND other_jobs.id < jobs.id
+                                        )
+                                    )
+                                )
+                            )
+                )
+                AND jobs.status = 'todo'
+                AND (target_queue_names IS NULL OR jobs.queue_name = ANY( target_queue_names ))
+                AND (jobs.scheduled_at IS NULL OR jobs.scheduled_at <= now())
+            ORDER BY jobs.priority DESC, jobs.id ASC LIMIT 1
+            FOR UPDATE OF jobs SKIP LOCKED
+    )
+    UPDATE procrastinate_jobs
+        SET status = 'doing', worker_id = p_worker_id
+        FROM candidate
+        WHERE procrastinate_jobs.id = candidate.id
+        RETURNING procrastinate_jobs.* INTO found_jobs;
+
+ RETURN found_jobs;
+END;
+$$;
+
+--
+-- Name: procrastinate_finish_job_v1(bigint, procrastinate.procrastinate_job_status, boolean); Type: FUNCTION; Schema: procrastinate; Owner: -
+--
+
+CREATE FUNCTION procrastinate.procrastinate_finish_job_v1(job_id bigint, end_status procrastinate.procrastinate_job_status, delete_job boolean) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    _job_id bigint;
+BEGIN
+    IF end_status NOT IN ('succeeded', 'failed', 'aborted') THEN
+        RAISE 'End status should be either "succeeded", "failed" or "aborted" (job id: %)', job_id;
+    END IF;
+    IF delete_job THEN
+        DELETE FROM procrastinate_jobs
+        WHERE id = job_id AND status IN ('todo', 'doing')
+        RETURNING id INTO _job_id;
+    ELSE
+        UPDATE procrastinate_jobs
+        SET status = end_status,
+            abort_requested = false,
+            attempts = CASE status
+                WHEN 'doing' THEN attempts + 1 ELSE attempts
+            END
+        WHERE id = job_id AND status IN ('todo', 'doing')
+        RETURNING id INTO _job_id;
+    END IF;
+    IF _job_id IS NULL THEN
+        RAISE 'Job was not found or not in "doing" or "todo" status (job id: %)', job_id;
+    END IF;
+END;
+$$;
+
+--
+-- Name: procrastinate_notify_queue_abort_job_v1(); Type: FUNCTION; Schema: procrastinate; Owner: -
+--
+
+CREATE FUNCTION procrastinate.procrastinate_notify_queue_abort_job_v1() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    payload TEXT;
+BEGIN
+    SELECT json_build_object('type', 'abort_job_requested', 'job_id', NEW.id)::text INTO payload;
+	PERFORM pg_notify('procrastinate_queue_v1#' || NEW.queue_name, payload);
+	PERFORM pg_notify('procrastinate_any_queue_v1', payload);
+	RETURN NEW;
+END;
+$$;
+
+--
+-- Name: procrastinate_notify_queue_job_inserted_v1(); Type: FUNCTION; Schema: procrastinate; Owner: -
+--
+
+CREATE FUNCTION procrastinate.procrastinate_notify_queue_job_inserted_v1() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    payload TEXT;
+BEGIN
+    SELECT json_build_object('type', 'job_inserted', 'job_id', NEW.id)::text INTO payload;
+	PERFORM pg_notify('procrastinate_queue_v1#' || NEW.queue_name, payload);
+	PERFORM pg_notify('procrastinate_any_queue_v1', payload);
+	RETURN NEW;
+END;
+$$;
+
+--
+-- Name: procrastinate_prune_stalled_workers_v1(double precision); Type: FUNCTION; Schema: procrastinate; Owner: -
+--
+
+CREATE FUNCTION procrastinate.procrastinate_prune_stalled_workers_v1(seconds_since_heartbeat double precision) RETURNS TABLE(worker_id bigint)
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RETURN QUERY
+    DELETE FROM procrastinate_workers
+    WHERE last_heartbeat < NOW() - (seconds_since_heartbeat || 'SECOND')::INTERVAL
+    RETURNING procrastinate_workers.id;
+END;
+$$;
+
+--
+-- Name: procrastinate_register_worker_v1(); Type: FUNCTION; Schema: procrastinate; Owner: -
+--
+
+CREATE FUNCTION procrastinate.procrastinate_register_worker_v1() RETURNS TABLE(worker_id bigint)
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RETURN QUERY
+    INSERT INTO procrastinate_workers DEFAULT VALUES
+    RETURNING procrastinate_workers.id;
+END;
+$$;
+
+--
+-- Name: procrastinate_retry_job_v1(bigint, timestamp with time zone, integer, character varying, character varying); Type: FUNCTION; Schema: procrastinate; Owner: -
+--
+
+CREATE FUNCTION procrastinate.procrastinate_retry_job_v1(job_id bigint, retry_at timestamp with time zone, new_priority integer, new_queue_name character varying, new_lock character varying) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    _job_id bigint;
+    _abort_requested boolean;
+BEGIN
+    SELECT abort_requested FROM procrastinate_jobs
+    WHERE id = job_id AND status = 'doing'
+    FOR UPDATE
+    INTO _abort_requested;
+    IF _abort_requested THEN
+        UPDATE procrastinate_jobs
+        SET status = 'failed'::procrastinate_job_status
+        WHERE id = job_id AND status = 'doing'
+        RETURNING id INTO _job_id;
+    ELSE
+        UPDATE procrastinate_jobs
+        SET status = 'todo'::procrastinate_job_status,
+            attempts = attempts + 1,
+            scheduled_at = retry_at,
+            priority = COALESCE(new_priority, priority),
+            queue_name = COALESCE(new_queue_name, queue_name),
+            lock = COALESCE(new_lock, lock)
+        WHERE id = job_id AND status = 'doing'
+        RETURNING id INTO _job_id;
+    END IF;
+
+    IF _job_id IS NULL THEN
+        RAISE 'Job was not found or not in "doing" status (job id: %)', job_id;
+    END IF;
+END;
+$$;
+
+--
+-- Name: procrastinate_retry_job_v2(bigint, timestamp with time zone, integer, character varying, character varying); Type: FUNCTION; Schema: procrastinate; Owner: -
+--
+
+CREATE FUNCTION procrastinate.procrastinate_retry_job_v2(job_id bigint, retry_at timestamp with time zone, new_priority integer, new_queue_name character varying, new_lock character varying) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    _job_id bigint;
+    _abort_requested boolean;
+    _current_status procrastinate_job_status;
+BEGIN
+    SELECT status, abort_requested FROM procrastinate_jobs
+    WHERE id = job_id AND status IN ('doing', 'failed')
+    FOR UPDATE
+    INTO _current_status, _abort_requested;
+    IF _current_status = 'doing' AND _abort_requested THEN
+        UPDATE procrastinate_jobs
+        SET status = 'failed'::procrastinate_job_status
+        WHERE id = job_id AND status = 'doing'
+        RETURNING id INTO _job_id;
+    ELSE
+        UPDATE procrastinate_jobs
+        SET status = 'todo'::procrastinate_job_status,
+            attempts = attempts + 1,
+            scheduled_at = retry_at,
+            priority = COALESCE(new_priority, priority),
+            queue_name = COALESCE(new_queue_name, queue_name),
+            lock = COALESCE(new_lock, lock)
+        WHERE id = job_id AND status IN ('doing', 'failed')
+        RETURNING id INTO _job_id;
+    END IF;
+
+    IF _job_id IS NULL THEN
+        RAISE 'Job was not found or has an invalid status to retry (job id: %)', job_id;
+    END IF;
+
+END;
+$$;
+
+--
+-- Name: procrastinate_trigger_abort_requested_events_procedure_v1(); Type: FUNCTION; Schema: procrastinate; Owner: -
+--
+
+CREATE FUNCTION procrastinate.procrastinate_trigger_abort_requested_events_procedure_v1() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    INSERT INTO procrastinate_events(job_id, type)
+        VALUES (NEW.id, 'abort_requested'::procrastinate_job_event_type);
+    RETURN NEW;
+END;
+$$;
+
+--
+-- Name: procrastinate_trigger_function_scheduled_events_v1(); Type: FUNCTION; Schema: procrastinate; Owner: -
+--
+
+CREATE FUNCTION procrastinate.procrastinate_trigger_function_scheduled_events_v1() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    INSERT INTO procrastinate_events(job_id, type, at)
+        VALUES (NEW.id, 'scheduled'::procrastinate_job_event_type, NEW.scheduled_at);
+
+	RETURN NEW;
+END;
+$$;
+
+--
+-- Name: procrastinate_trigger_function_status_events_insert_v1(); Type: FUNCTION; Schema: procrastinate; Owner: -
+--
+
+CREATE FUNCTION procrastinate.procrastinate_trigger_function_status_events_insert_v1() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    INSERT INTO procrastinate_events(job_id, type)
+        VALUES (NEW.id, 'deferred'::procrastinate_job_event_type);
+	RETURN NEW;
+END;
+$$;
+
+--
+-- Name: procrastinate_trigger_function_status_events_update_v1(); Type: FUNCTION; Schema: procrastinate; Owner: -
+--
+
+CREATE FUNCTION procrastinate.procrastinate_trigger_function_status_events_update_v1() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    WITH t AS (
+        SELECT CASE
+            WHEN OLD.status = 'todo'::procrastinate_job_status
+                AND NEW.status = 'doing'::procrastinate_job_status
+                THEN 'started'::procrastinate_job_event_type
+            WHEN OLD.status = 'doing'::procrastinate_job_status
+                AND NEW.status = 'todo'::procrastinate_job_status
+                THEN 'deferred_for_retry'::procrastinate_job_event_type
+            WHEN OLD.status = 'doing'::procrastinate_job_status
+                AND NEW.status = 'failed'::procrastinate_job_status
+                THEN 'failed'::procrastinate_job_event_type
+            WHEN OLD.status = 'doing'::procrastinate_job_status
+                AND NEW.status = 'succeeded'::procrastinate_job_status
+                THEN 'succeeded'::procrastinate_job_event_type
+            WHEN OLD.status = 'todo'::procrastinate_job_status
+                AND (
+                    NEW.status = 'cancelled'::procrastinate_job_status
+                    OR NEW.status = 'failed'::procrastinate_job_status
+                    OR NEW.status = 'succeeded'::procrastinate_job_status
+                )
+                THEN 'cancelled'::procrastinate_job_event_type
+            WHEN OLD.status = 'doing'::procrastinate_job_status
+                AND NEW.status = 'aborted'::procrastinate_job_status
+                THEN 'aborted'::procrastinate_job_event_type
+            WHEN OLD.status = 'failed'::procrastinate_job_status
+                AND NEW.status = 'todo'::procrastinate_job_status
+                THEN 'retried'::procrastinate_job_event_type
+            ELSE NULL
+        END as event_type
+    )
+    INSERT INTO procrastinate_events(job_id, type)
+        SELECT NEW.id, t.event_type
+        FROM t
+        WHERE t.event_type IS NOT NULL;
+	RETURN NEW;
+END;
+$$;
+
+--
+-- Name: procrastinate_unlink_periodic_defers_v1(); Type: FUNCTION; Schema: procrastinate; Owner: -
+--
+
+CREATE FUNCTION procrastinate.procrastinate_unlink_periodic_defers_v1() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    UPDATE procrastinate_periodic_defers
+    SET job_id = NULL
+    WHERE job_id = OLD.id;
+    RETURN OLD;
+END;
+$$;
+
+--
+-- Name: procrastinate_unregister_worker_v1(bigint); Type: FUNCTION; Schema: procrastinate; Owner: -
+--
+
+CREATE FUNCTION procrastinate.procrastinate_unregister_worker_v1(worker_id bigint) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    DELETE FROM procrastinate_workers
+    WHERE id = worker_id;
+END;
+$$;
+
+--
+-- Name: procrastinate_update_heartbeat_v1(bigint); Type: FUNCTION; Schema: procrastinate; Owner: -
+--
+
+CREATE FUNCTION procrastinate.procrastinate_update_heartbeat_v1(worker_id bigint) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    UPDATE procrastinate_workers
+    SET last_heartbeat = NOW()
+    WHERE id = worker_id;
+END;
+$$;
+
+--
+-- Name: domain_of(text, text); Type: FUNCTION; Schema: reporting; Owner: -
+--
+
+CREATE FUNCTION reporting.domain_of(channel text, address text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE WHEN (channel = 'email'::text) THEN NULLIF(lower(split_part(address, '@'::text, '-1'::integer)), ''::text) ELSE NULL::text END;
+
+--
+-- Name: FUNCTION domain_of(channel text, address text); Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON FUNCTION reporting.domain_of(channel text, address text) IS 'The receiving domain of an email address; NULL on other channels';
+
+--
+-- Name: id_floor(timestamp with time zone); Type: FUNCTION; Schema: store; Owner: -
+--
+
+CREATE FUNCTION store.id_floor(at timestamp with time zone) RETURNS uuid
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN ((lpad(to_hex(((EXTRACT(epoch FROM at) * (1000)::numeric))::bigint), 12, '0'::text) || '00000000000000000000'::text))::uuid;
+
+--
+-- Name: FUNCTION id_floor(at timestamp with time zone); Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON FUNCTION store.id_floor(at timestamp with time zone) IS 'The smallest id that could have been made at this time: a bound for pruning partitions';
+
+--
+-- Name: id_floor(timestamp with time zone); Type: FUNCTION; Schema: reporting; Owner: -
+--
+
+CREATE FUNCTION reporting.id_floor(at timestamp with time zone) RETURNS uuid
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN store.id_floor(at);
+
+--
+-- Name: FUNCTION id_floor(at timestamp with time zone); Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON FUNCTION reporting.id_floor(at timestamp with time zone) IS 'The smallest id that could have been made at this time: a bound on ids leaves the partitions of other days alone';
+
+--
+-- Name: masked_address(text, text); Type: FUNCTION; Schema: reporting; Owner: -
+--
+
+CREATE FUNCTION reporting.masked_address(channel text, address text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE WHEN ((address IS NULL) OR (address = ''::text)) THEN NULL::text WHEN (channel = 'email'::text) THEN (("left"(address, 1) || '…@'::text) || reporting.domain_of(channel, address)) ELSE ('…'::text || "right"(address, LEAST(4, (length(address) / 2)))) END;
+
+--
+-- Name: FUNCTION masked_address(channel text, address text); Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON FUNCTION reporting.masked_address(channel text, address text) IS 'An address that can be told from others and not be written to: b…@example.com';
+
+--
+-- Name: normalise_address(text, text); Type: FUNCTION; Schema: store; Owner: -
+--
+
+CREATE FUNCTION store.normalise_address(channel text, address text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE channel WHEN 'email'::text THEN lower(btrim(address)) ELSE btrim(address) END;
+
+--
+-- Name: address_bucket(integer, text, text); Type: FUNCTION; Schema: store; Owner: -
+--
+
+CREATE FUNCTION store.address_bucket(tenant_id integer, channel text, address text) RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN ((hashtextextended(((channel || ':'::text) || store.normalise_address(channel, address)), (tenant_id)::bigint) & (1023)::bigint))::integer;
+
+--
+-- Name: check_delivered(); Type: FUNCTION; Schema: store; Owner: -
+--
+
+CREATE FUNCTION store.check_delivered() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    PERFORM FROM store.events e
+    WHERE e.shard = NEW.shard
+      AND e.notification_id = NEW.notification_id
+      AND e.id = NEW.evidence_id
+      AND e.delivery_id = NEW.id
+      AND e.attempt_no IS NOT NULL
+      AND e.kind = 'provider_delivered'
+      AND e.source IN ('provider', 'lookup', 'device');
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'delivery % cannot be delivered without evidence (got event %)', NEW.id, NEW.evidence_id
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'deliveries_proven';
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+--
+-- Name: children_from(uuid); Type: FUNCTION; Schema: store; Owner: -
+--
+
+CREATE FUNCTION store.children_from(parent uuid) RETURNS uuid
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN (("left"(replace((parent)::text, '-'::text, ''::text), 12) || '00000000000000000000'::text))::uuid;
+
+--
+-- Name: children_to(uuid); Type: FUNCTION; Schema: store; Owner: -
+--
+
+CREATE FUNCTION store.children_to(parent uuid) RETURNS uuid
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN (("left"(replace((parent)::text, '-'::text, ''::text), 12) || 'ffffffffffffffffffff'::text))::uuid;
+
+--
+-- Name: FUNCTION children_to(parent uuid); Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON FUNCTION store.children_to(parent uuid) IS 'With children_from: the bounds between which the ids of a notification''s deliveries lie';
+
+--
+-- Name: drop_partitions(date, interval); Type: FUNCTION; Schema: store; Owner: -
+--
+
+CREATE FUNCTION store.drop_partitions(through_day date, dead_letter_retention interval) RETURNS TABLE(day date, dropped boolean)
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    suffix text;
+    needed boolean;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('landed.partitions', 0));
+    FOR suffix IN
+        SELECT right(c.relname, 10)
+        FROM pg_inherits i
+        JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'store.deliveries'::regclass
+        ORDER BY 1
+    LOOP
+        day := to_date(right(suffix, 8), 'YYYYMMDD');
+        EXIT WHEN day > through_day;
+        EXECUTE format(
+            'SELECT EXISTS (SELECT FROM store.%I WHERE state = ''accepted'')
+                 OR EXISTS (SELECT FROM store.%I WHERE ended_at IS NULL
+                                                    OR (state = ''dead'' AND ended_at > now() - %L::interval))',
+            'notifications' || suffix, 'deliveries' || suffix, dead_letter_retention)
+        INTO needed;
+        IF NOT needed THEN
+            EXECUTE format('DROP TABLE store.%I, store.%I, store.%I, store.%I',
+                           'notifications' || suffix, 'deliveries' || suffix, 'attempts' || suffix, 'events' || suffix);
+        END IF;
+        dropped := NOT needed;
+        RETURN NEXT;
+    END LOOP;
+    FOR suffix IN
+        SELECT right(c.relname, 10)
+        FROM pg_inherits i
+        JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'store.inbound_events'::regclass
+        ORDER BY 1
+    LOOP
+        day := to_date(right(suffix, 8), 'YYYYMMDD');
+        EXIT WHEN day > through_day;
+        EXECUTE format('SELECT EXISTS (SELECT FROM store.%I WHERE state IN (''pending'', ''parked''))',
+                       'inbound_events' || suffix) INTO needed;
+        IF NOT needed THEN
+            EXECUTE format('DROP TABLE store.%I', 'inbound_events' || suffix);
+        END IF;
+        dropped := NOT needed;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+
+--
+-- Name: ensure_partitions(date, date); Type: FUNCTION; Schema: store; Owner: -
+--
+
+CREATE FUNCTION store.ensure_partitions(first_day date, last_day date) RETURNS integer
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    parent text;
+    day date;
+    made int := 0;
+    low text;
+    high text;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('landed.partitions', 0));
+    FOREACH parent IN ARRAY ARRAY['notifications', 'deliveries', 'attempts', 'events', 'inbound_events'] LOOP
+        FOR day IN SELECT generate_series(first_day, last_day, interval '1 day')::date LOOP
+            -- Only a provider's events can belong to a day gone by; new ids never do (yesterday: a clock set back).
+            CONTINUE WHEN parent <> 'inbound_events' AND day < (now() AT TIME ZONE 'UTC')::date - 1;
+            CONTINUE WHEN to_regclass(format('store.%I', parent || to_char(day, '_pYYYYMMDD'))) IS NOT NULL;
+            IF parent = 'inbound_events' THEN
+                low := day::text;
+                high := (day + 1)::text;
+            ELSE
+                low := store.id_floor(day::timestamp AT TIME ZONE 'UTC')::text;
+                high := store.id_floor((day + 1)::timestamp AT TIME ZONE 'UTC')::text;
+            END IF;
+            EXECUTE format('CREATE TABLE store.%I PARTITION OF store.%I FOR VALUES FROM (%L) TO (%L)',
+                           parent || to_char(day, '_pYYYYMMDD'), parent, low, high);
+            IF parent <> 'events' THEN
+                EXECUTE format('ALTER TABLE store.%I SET (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, '
+                               'autovacuum_vacuum_cost_delay = 0)', parent || to_char(day, '_pYYYYMMDD'));
+            END IF;
+            made := made + 1;
+        END LOOP;
+    END LOOP;
+    RETURN made;
+END
+$$;
+
+--
+-- Name: id_time(uuid); Type: FUNCTION; Schema: store; Owner: -
+--
+
+CREATE FUNCTION store.id_time(id uuid) RETURNS timestamp with time zone
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN to_timestamp((((((('x'::text || "left"(replace((id)::text, '-'::text, ''::text), 12)))::bit(48))::bigint)::numeric / 1000.0))::double precision);
+
+--
+-- Name: keep_epoch_growing(); Type: FUNCTION; Schema: store; Owner: -
+--
+
+CREATE FUNCTION store.keep_epoch_growing() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF NEW.epoch < OLD.epoch THEN
+        RAISE EXCEPTION 'epoch of region % cannot go from % back to %', OLD.name, OLD.epoch, NEW.epoch
+            USING ERRCODE = 'check_violation';
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+--
+-- Name: keep_template_immutable(); Type: FUNCTION; Schema: store; Owner: -
+--
+
+CREATE FUNCTION store.keep_template_immutable() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        IF OLD.status <> 'draft' AND EXISTS (SELECT FROM store.tenants t WHERE t.id = OLD.tenant_id) THEN
+            RAISE EXCEPTION 'template % version % was published: archive it instead', OLD.template_id, OLD.version
+                USING ERRCODE = 'restrict_violation';
+        END IF;
+        RETURN OLD;
+    END IF;
+    IF (NEW.tenant_id, NEW.template_id, NEW.version, NEW.channel, NEW.locale, NEW.subject, NEW.html, NEW.text,
+        NEW.text_derived, NEW.variables, NEW.created_at)
+       IS DISTINCT FROM
+       (OLD.tenant_id, OLD.template_id, OLD.version, OLD.channel, OLD.locale, OLD.subject, OLD.html, OLD.text,
+        OLD.text_derived, OLD.variables, OLD.created_at) THEN
+        RAISE EXCEPTION 'template % version % is immutable: create a new version', OLD.template_id, OLD.version
+            USING ERRCODE = 'restrict_violation';
+    END IF;
+    IF (OLD.status, NEW.status) IN (('published', 'draft'), ('archived', 'draft'), ('archived', 'published')) THEN
+        RAISE EXCEPTION 'template % version % is %: it cannot become %', OLD.template_id, OLD.version, OLD.status, NEW.status
+            USING ERRCODE = 'restrict_violation';
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+--
+-- Name: new_child_id(uuid); Type: FUNCTION; Schema: store; Owner: -
+--
+
+CREATE FUNCTION store.new_child_id(parent uuid) RETURNS uuid
+    LANGUAGE sql PARALLEL SAFE
+    RETURN (encode(OVERLAY(set_byte(uuid_send(store.uuid_v7()), 15, get_byte(uuid_send(parent), 15)) PLACING SUBSTRING(uuid_send(parent) FROM 1 FOR 6) FROM 1 FOR 6), 'hex'::text))::uuid;
+
+--
+-- Name: notify_config(); Type: FUNCTION; Schema: store; Owner: -
+--
+
+CREATE FUNCTION store.notify_config() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    PERFORM pg_notify('landed_config', TG_TABLE_NAME);
+    RETURN NULL;
+END
+$$;
+
+--
+-- Name: refuse_change(); Type: FUNCTION; Schema: store; Owner: -
+--
+
+CREATE FUNCTION store.refuse_change() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION 'store.% is append-only', TG_TABLE_NAME USING ERRCODE = 'restrict_violation';
+END
+$$;
+
+--
+-- Name: shard_for(integer, text); Type: FUNCTION; Schema: store; Owner: -
+--
+
+CREATE FUNCTION store.shard_for(tenant_id integer, recipient_id text) RETURNS smallint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN ((hashtextextended(recipient_id, (tenant_id)::bigint) & (63)::bigint))::smallint;
+
+--
+-- Name: take_tokens(text, integer, double precision, double precision); Type: FUNCTION; Schema: store; Owner: -
+--
+
+CREATE FUNCTION store.take_tokens(bucket text, wanted integer, rate double precision, burst double precision, OUT granted integer, OUT retry_after_seconds double precision) RETURNS record
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    level double precision;
+BEGIN
+    INSERT INTO store.rate_buckets AS b (name, tokens, refilled_at)
+    VALUES (bucket, burst, clock_timestamp())
+    ON CONFLICT (name) DO UPDATE
+    SET tokens = least(burst, b.tokens + rate * greatest(0, extract(epoch FROM clock_timestamp() - b.refilled_at))),
+        refilled_at = greatest(b.refilled_at, clock_timestamp())
+    RETURNING b.tokens INTO level;
+    granted := least(wanted, floor(level)::int);
+    IF granted > 0 THEN
+        UPDATE store.rate_buckets SET tokens = tokens - granted WHERE name = bucket;
+        retry_after_seconds := 0;
+    ELSE
+        retry_after_seconds := (1 - level) / rate;
+    END IF;
+END
+$$;
+
+--
+-- Name: procrastinate_events; Type: TABLE; Schema: procrastinate; Owner: -
+--
+
+CREATE TABLE procrastinate.procrastinate_events (
+    id bigint NOT NULL,
+    job_id bigint NOT NULL,
+    type procrastinate.procrastinate_job_event_type,
+    at timestamp with time zone DEFAULT now()
+);
+
+--
+-- Name: procrastinate_events_id_seq; Type: SEQUENCE; Schema: procrastinate; Owner: -
+--
+
+CREATE SEQUENCE procrastinate.procrastinate_events_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+
+--
+-- Name: procrastinate_events_id_seq; Type: SEQUENCE OWNED BY; Schema: procrastinate; Owner: -
+--
+
+ALTER SEQUENCE procrastinate.procrastinate_events_id_seq OWNED BY procrastinate.procrastinate_events.id;
+
+--
+-- Name: procrastinate_jobs_id_seq; Type: SEQUENCE; Schema: procrastinate; Owner: -
+--
+
+CREATE SEQUENCE procrastinate.procrastinate_jobs_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+
+--
+-- Name: procrastinate_jobs_id_seq; Type: SEQUENCE OWNED BY; Schema: procrastinate; Owner: -
+--
+
+ALTER SEQUENCE procrastinate.procrastinate_jobs_id_seq OWNED BY procrastinate.procrastinate_jobs.id;
+
+--
+-- Name: procrastinate_periodic_defers; Type: TABLE; Schema: procrastinate; Owner: -
+--
+
+CREATE TABLE procrastinate.procrastinate_periodic_defers (
+    id bigint NOT NULL,
+    task_name character varying(128) NOT NULL,
+    defer_timestamp bigint,
+    job_id bigint,
+    periodic_id character varying(128) DEFAULT ''::character varying NOT NULL
+);
+
+--
+-- Name: procrastinate_periodic_defers_id_seq; Type: SEQUENCE; Schema: procrastinate; Owner: -
+--
+
+CREATE SEQUENCE procrastinate.procrastinate_periodic_defers_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+
+--
+-- Name: procrastinate_periodic_defers_id_seq; Type: SEQUENCE OWNED BY; Schema: procrastinate; Owner: -
+--
+
+ALTER SEQUENCE procrastinate.procrastinate_periodic_defers_id_seq OWNED BY procrastinate.procrastinate_periodic_defers.id;
+
+--
+-- Name: procrastinate_workers; Type: TABLE; Schema: procrastinate; Owner: -
+--
+
+CREATE TABLE procrastinate.procrastinate_workers (
+    id bigint NOT NULL,
+    last_heartbeat timestamp with time zone DEFAULT now() NOT NULL
+);
+
+--
+-- Name: procrastinate_workers_id_seq; Type: SEQUENCE; Schema: procrastinate; Owner: -
+--
+
+ALTER TABLE procrastinate.procrastinate_workers ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME procrastinate.procrastinate_workers_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+--
+-- Name: tenants; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.tenants (
+    id integer NOT NULL,
+    name text NOT NULL,
+    sender text NOT NULL,
+    reply_to text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT tenants_name_check CHECK ((name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'::text)),
+    CONSTRAINT tenants_reply_to_check CHECK ((reply_to !~ '[\r\n]'::text)),
+    CONSTRAINT tenants_sender_check CHECK ((sender !~ '[\r\n]'::text))
+);
+
+--
+-- Name: COLUMN tenants.sender; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.tenants.sender IS 'Default From of its email; a category may set its own (R-117)';
+
+--
+-- Name: attempts; Type: VIEW; Schema: reporting; Owner: -
+--
+
+CREATE VIEW reporting.attempts AS
+ SELECT a.delivery_id,
+    a.no AS attempt_no,
+    t.name AS tenant,
+    a.provider,
+    a.state,
+    a.outcome,
+    a.status_code,
+    a.detail,
+    a.provider_message_id,
+    encode(a.content_hash, 'hex'::text) AS content_hash,
+    a.opened_at,
+    a.closed_at,
+    (EXTRACT(epoch FROM (a.closed_at - a.opened_at)))::double precision AS took_seconds,
+    a.region,
+    a.epoch,
+    a.worker_id
+   FROM (store.attempts a
+     LEFT JOIN store.tenants t ON ((t.id = a.tenant_id)));
+
+--
+-- Name: VIEW attempts; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON VIEW reporting.attempts IS 'One row per provider call, written before the call was made';
+
+--
+-- Name: COLUMN attempts.delivery_id; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.attempts.delivery_id IS 'The delivery it was made for';
+
+--
+-- Name: COLUMN attempts.attempt_no; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.attempts.attempt_no IS 'Counts from 1 within its delivery';
+
+--
+-- Name: COLUMN attempts.tenant; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.attempts.tenant IS 'Whose delivery it is';
+
+--
+-- Name: COLUMN attempts.provider; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.attempts.provider IS 'The provider account that was called';
+
+--
+-- Name: COLUMN attempts.state; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.attempts.state IS 'open: may be under way. ambiguous: outcome unknown. accepted. refused. not_sent: shown never to have been accepted. duplicate: accepted beside another accepted one, which must never happen';
+
+--
+-- Name: COLUMN attempts.outcome; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.attempts.outcome IS 'accepted, transient, rate_limited, recipient_invalid, rejected, unauthorized, unknown or released; NULL while open';
+
+--
+-- Name: COLUMN attempts.status_code; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.attempts.status_code IS 'The provider''s HTTP status; NULL when there was no answer';
+
+--
+-- Name: COLUMN attempts.detail; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.attempts.detail IS 'What the provider said, without addresses or content';
+
+--
+-- Name: COLUMN attempts.provider_message_id; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.attempts.provider_message_id IS 'The provider''s id of the message';
+
+--
+-- Name: COLUMN attempts.content_hash; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.attempts.content_hash IS 'SHA-256 of the content as it was sent, in hex';
+
+--
+-- Name: COLUMN attempts.opened_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.attempts.opened_at IS 'When the intent was committed';
+
+--
+-- Name: COLUMN attempts.closed_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.attempts.closed_at IS 'When its outcome was recorded; NULL while it is open or ambiguous';
+
+--
+-- Name: COLUMN attempts.took_seconds; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.attempts.took_seconds IS 'From opened_at to closed_at, in seconds';
+
+--
+-- Name: COLUMN attempts.region; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.attempts.region IS 'The region that opened it';
+
+--
+-- Name: COLUMN attempts.epoch; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.attempts.epoch IS 'The epoch it was opened under';
+
+--
+-- Name: COLUMN attempts.worker_id; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.attempts.worker_id IS 'The worker that opened it';
+
+--
+-- Name: bounce_rate_by_domain; Type: VIEW; Schema: reporting; Owner: -
+--
+
+CREATE VIEW reporting.bounce_rate_by_domain AS
+ SELECT t.name AS tenant,
+    c.domain,
+    c.accepted,
+    c.delivered,
+    c.bounced,
+    c.bounced_hard,
+    c.failed,
+    c.unconfirmed,
+    c.waiting,
+    c.complained,
+    round(((c.bounced)::numeric / (c.accepted)::numeric), 4) AS bounce_rate,
+    round(((c.complained)::numeric / (c.accepted)::numeric), 4) AS complaint_rate
+   FROM (( SELECT d.tenant_id,
+            reporting.domain_of(d.channel, d.address) AS domain,
+            count(*) AS accepted,
+            count(*) FILTER (WHERE (d.state = 'delivered'::text)) AS delivered,
+            count(*) FILTER (WHERE (d.state = 'bounced'::text)) AS bounced,
+            count(*) FILTER (WHERE ((d.state = 'bounced'::text) AND (d.reason = 'hard_bounce'::text))) AS bounced_hard,
+            count(*) FILTER (WHERE (d.state = 'failed'::text)) AS failed,
+            count(*) FILTER (WHERE (d.state = 'unconfirmed'::text)) AS unconfirmed,
+            count(*) FILTER (WHERE (d.state = 'sent'::text)) AS waiting,
+            count(d.complained_at) AS complained
+           FROM store.deliveries d
+          WHERE ((d.id >= store.id_floor((now() - '24:00:00'::interval))) AND (d.channel = 'email'::text) AND (d.state = ANY (ARRAY['sent'::text, 'delivered'::text, 'bounced'::text, 'failed'::text, 'unconfirmed'::text])) AND (d.attempt_no > 0))
+          GROUP BY d.tenant_id, (reporting.domain_of(d.channel, d.address))) c
+     LEFT JOIN store.tenants t ON ((t.id = c.tenant_id)));
+
+--
+-- Name: VIEW bounce_rate_by_domain; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON VIEW reporting.bounce_rate_by_domain IS 'Email of the last 24 hours, by when its notification was accepted, and what became of it, by tenant and receiving domain';
+
+--
+-- Name: COLUMN bounce_rate_by_domain.tenant; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.bounce_rate_by_domain.tenant IS 'Whose email it is';
+
+--
+-- Name: COLUMN bounce_rate_by_domain.domain; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.bounce_rate_by_domain.domain IS 'The receiving domain';
+
+--
+-- Name: COLUMN bounce_rate_by_domain.accepted; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.bounce_rate_by_domain.accepted IS 'Deliveries that the provider took, or may have taken: the denominator of the rates';
+
+--
+-- Name: COLUMN bounce_rate_by_domain.delivered; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.bounce_rate_by_domain.delivered IS 'Of these, proven delivered';
+
+--
+-- Name: COLUMN bounce_rate_by_domain.bounced; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.bounce_rate_by_domain.bounced IS 'Of these, bounced';
+
+--
+-- Name: COLUMN bounce_rate_by_domain.bounced_hard; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.bounce_rate_by_domain.bounced_hard IS 'Of the bounced, those whose address is bad';
+
+--
+-- Name: COLUMN bounce_rate_by_domain.failed; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.bounce_rate_by_domain.failed IS 'Of these, failed for another reason: reputation, content, the provider''s own list';
+
+--
+-- Name: COLUMN bounce_rate_by_domain.unconfirmed; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.bounce_rate_by_domain.unconfirmed IS 'Of these, neither proven nor disproven';
+
+--
+-- Name: COLUMN bounce_rate_by_domain.waiting; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.bounce_rate_by_domain.waiting IS 'Of these, still waiting for evidence';
+
+--
+-- Name: COLUMN bounce_rate_by_domain.complained; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.bounce_rate_by_domain.complained IS 'Of these, reported as spam';
+
+--
+-- Name: COLUMN bounce_rate_by_domain.bounce_rate; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.bounce_rate_by_domain.bounce_rate IS 'bounced / accepted, 0 to 1; above 0.05 receivers begin to block';
+
+--
+-- Name: COLUMN bounce_rate_by_domain.complaint_rate; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.bounce_rate_by_domain.complaint_rate IS 'complained / accepted, 0 to 1; above 0.001 receivers act on the sender, above 0.003 they block';
+
+--
+-- Name: dead_letters; Type: VIEW; Schema: reporting; Owner: -
+--
+
+CREATE VIEW reporting.dead_letters AS
+ SELECT d.id AS delivery_id,
+    d.notification_id,
+    t.name AS tenant,
+    d.recipient_id,
+    d.category,
+    d.channel,
+    reporting.masked_address(d.channel, d.address) AS address,
+    reporting.domain_of(d.channel, d.address) AS domain,
+    d.template_id,
+    d.template_version,
+    d.reason,
+    d.provider,
+    d.attempt_no AS attempts,
+    a.outcome AS last_outcome,
+    a.status_code AS last_status_code,
+    a.detail AS last_detail,
+    d.created_at,
+    d.ended_at,
+    (now() - d.ended_at) AS dead_for
+   FROM ((store.deliveries d
+     LEFT JOIN store.attempts a ON (((a.shard = d.shard) AND (a.delivery_id = d.id) AND (a.no = d.attempt_no))))
+     LEFT JOIN store.tenants t ON ((t.id = d.tenant_id)))
+  WHERE (d.state = 'dead'::text);
+
+--
+-- Name: VIEW dead_letters; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON VIEW reporting.dead_letters IS 'Deliveries that were given up: the retry budget is spent, or the failure could not heal by itself. landed.replay starts them over once the cause is gone';
+
+--
+-- Name: COLUMN dead_letters.delivery_id; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.dead_letters.delivery_id IS 'Id of the delivery: what landed.replay takes';
+
+--
+-- Name: COLUMN dead_letters.notification_id; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.dead_letters.notification_id IS 'The notification it belongs to';
+
+--
+-- Name: COLUMN dead_letters.tenant; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.dead_letters.tenant IS 'Whose notification it is';
+
+--
+-- Name: COLUMN dead_letters.recipient_id; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.dead_letters.recipient_id IS 'The recipient, by the tenant''s own id';
+
+--
+-- Name: COLUMN dead_letters.category; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.dead_letters.category IS 'What kind of notification it is';
+
+--
+-- Name: COLUMN dead_letters.channel; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.dead_letters.channel IS 'email, push, sms, in_app or webhook';
+
+--
+-- Name: COLUMN dead_letters.address; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.dead_letters.address IS 'Where it should have gone, masked';
+
+--
+-- Name: COLUMN dead_letters.domain; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.dead_letters.domain IS 'The receiving domain of an email address';
+
+--
+-- Name: COLUMN dead_letters.template_id; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.dead_letters.template_id IS 'The template it is rendered from';
+
+--
+-- Name: COLUMN dead_letters.template_version; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.dead_letters.template_version IS 'The version of that template';
+
+--
+-- Name: COLUMN dead_letters.reason; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.dead_letters.reason IS 'retries_exhausted: the budget is spent. rejected: the provider will never take it as it is. render_failed: its template cannot be rendered with its variables';
+
+--
+-- Name: COLUMN dead_letters.provider; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.dead_letters.provider IS 'The provider account of the last attempt';
+
+--
+-- Name: COLUMN dead_letters.attempts; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.dead_letters.attempts IS 'Provider calls begun';
+
+--
+-- Name: COLUMN dead_letters.last_outcome; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.dead_letters.last_outcome IS 'What the last attempt came to';
+
+--
+-- Name: COLUMN dead_letters.last_status_code; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.dead_letters.last_status_code IS 'The provider''s HTTP status of the last attempt';
+
+--
+-- Name: COLUMN dead_letters.last_detail; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.dead_letters.last_detail IS 'What the provider, or rendering, said at the last attempt';
+
+--
+-- Name: COLUMN dead_letters.created_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.dead_letters.created_at IS 'When intake planned it';
+
+--
+-- Name: COLUMN dead_letters.ended_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.dead_letters.ended_at IS 'When it was given up';
+
+--
+-- Name: COLUMN dead_letters.dead_for; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.dead_letters.dead_for IS 'How long ago that was';
+
+--
+-- Name: deliveries; Type: VIEW; Schema: reporting; Owner: -
+--
+
+CREATE VIEW reporting.deliveries AS
+ SELECT d.id AS delivery_id,
+    d.notification_id,
+    t.name AS tenant,
+    d.recipient_id,
+    d.category,
+    d.class,
+    d.channel,
+    d.lane,
+    reporting.masked_address(d.channel, d.address) AS address,
+    reporting.domain_of(d.channel, d.address) AS domain,
+    d.template_id,
+    d.template_version,
+    d.state,
+    d.reason,
+    d.due_at,
+    d.attempt_no AS attempts,
+    d.failures,
+    d.lookups,
+    d.provider,
+    d.provider_message_id,
+    d.replay_of,
+    d.expires_at,
+    d.created_at,
+    d.sent_at,
+    d.delivered_at,
+    d.bounced_at,
+    d.opened_at,
+    d.clicked_at,
+    d.complained_at,
+    d.unsubscribed_at,
+    d.ended_at,
+    d.updated_at
+   FROM (store.deliveries d
+     LEFT JOIN store.tenants t ON ((t.id = d.tenant_id)));
+
+--
+-- Name: VIEW deliveries; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON VIEW reporting.deliveries IS 'One row per delivery: one notification on one channel to one address. By delivery_id it reads one partition; bound anything else by delivery_id >= reporting.id_floor(...), or by tenant and recipient_id';
+
+--
+-- Name: COLUMN deliveries.delivery_id; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.delivery_id IS 'Id of the delivery; it begins with the time its notification was accepted';
+
+--
+-- Name: COLUMN deliveries.notification_id; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.notification_id IS 'The notification it belongs to';
+
+--
+-- Name: COLUMN deliveries.tenant; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.tenant IS 'Whose notification it is';
+
+--
+-- Name: COLUMN deliveries.recipient_id; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.recipient_id IS 'The recipient, by the tenant''s own id';
+
+--
+-- Name: COLUMN deliveries.category; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.category IS 'What kind of notification it is';
+
+--
+-- Name: COLUMN deliveries.class; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.class IS 'transactional, promotional or alert';
+
+--
+-- Name: COLUMN deliveries.channel; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.channel IS 'email, push, sms, in_app or webhook';
+
+--
+-- Name: COLUMN deliveries.lane; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.lane IS 'channel.class.route: what it queues with';
+
+--
+-- Name: COLUMN deliveries.address; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.address IS 'Where it goes, masked';
+
+--
+-- Name: COLUMN deliveries.domain; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.domain IS 'The receiving domain of an email address';
+
+--
+-- Name: COLUMN deliveries.template_id; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.template_id IS 'The template it is rendered from';
+
+--
+-- Name: COLUMN deliveries.template_version; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.template_version IS 'The version of that template, fixed when it was accepted';
+
+--
+-- Name: COLUMN deliveries.state; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.state IS 'On its way: queued, sending, sent, ambiguous. Ended: delivered, bounced, failed, unconfirmed, suppressed, cancelled, expired, dead';
+
+--
+-- Name: COLUMN deliveries.reason; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.reason IS 'Why it waits, or why it ended; NULL while it waits for its first attempt';
+
+--
+-- Name: COLUMN deliveries.due_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.due_at IS 'When something is next done to it; NULL once it has ended';
+
+--
+-- Name: COLUMN deliveries.attempts; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.attempts IS 'Provider calls begun so far';
+
+--
+-- Name: COLUMN deliveries.failures; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.failures IS 'Retry budget spent; rate limits and refused accounts cost nothing';
+
+--
+-- Name: COLUMN deliveries.lookups; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.lookups IS 'How often the provider was asked about it without an answer that settles it';
+
+--
+-- Name: COLUMN deliveries.provider; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.provider IS 'The provider account of its last attempt';
+
+--
+-- Name: COLUMN deliveries.provider_message_id; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.provider_message_id IS 'The provider''s id of the message';
+
+--
+-- Name: COLUMN deliveries.replay_of; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.replay_of IS 'The delivery that this one was sent again for, by force';
+
+--
+-- Name: COLUMN deliveries.expires_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.expires_at IS 'After this it is not sent any more';
+
+--
+-- Name: COLUMN deliveries.created_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.created_at IS 'When intake planned it';
+
+--
+-- Name: COLUMN deliveries.sent_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.sent_at IS 'When the provider accepted it';
+
+--
+-- Name: COLUMN deliveries.delivered_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.delivered_at IS 'When the receiving side took it, as the evidence says';
+
+--
+-- Name: COLUMN deliveries.bounced_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.bounced_at IS 'When it bounced, as the evidence says';
+
+--
+-- Name: COLUMN deliveries.opened_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.opened_at IS 'When it was first opened';
+
+--
+-- Name: COLUMN deliveries.clicked_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.clicked_at IS 'When a link in it was first clicked';
+
+--
+-- Name: COLUMN deliveries.complained_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.complained_at IS 'When the recipient reported it as spam';
+
+--
+-- Name: COLUMN deliveries.unsubscribed_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.unsubscribed_at IS 'When the recipient unsubscribed through it';
+
+--
+-- Name: COLUMN deliveries.ended_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.ended_at IS 'When it ended; late evidence may still change how';
+
+--
+-- Name: COLUMN deliveries.updated_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.updated_at IS 'When the row last changed';
+
+--
+-- Name: providers; Type: VIEW; Schema: reporting; Owner: -
+--
+
+CREATE VIEW reporting.providers AS
+ SELECT provider,
+    status,
+    detail,
+    COALESCE((paused_until > now()), false) AS paused,
+    paused_until,
+    since,
+    hits
+   FROM store.provider_states p;
+
+--
+-- Name: VIEW providers; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON VIEW reporting.providers IS 'What each provider account last told us about itself; one that never complained is not listed';
+
+--
+-- Name: COLUMN providers.provider; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.providers.provider IS 'The provider account';
+
+--
+-- Name: COLUMN providers.status; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.providers.status IS 'ok, rate_limited, or unauthorized: it refused our credentials or sender domain';
+
+--
+-- Name: COLUMN providers.detail; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.providers.detail IS 'What it said';
+
+--
+-- Name: COLUMN providers.paused; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.providers.paused IS 'Whether nothing is sent to it now';
+
+--
+-- Name: COLUMN providers.paused_until; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.providers.paused_until IS 'Until when nothing is sent to it';
+
+--
+-- Name: COLUMN providers.since; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.providers.since IS 'Since when it has this status';
+
+--
+-- Name: COLUMN providers.hits; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.providers.hits IS 'How many calls it answered with a limit or a refusal of our account';
+
+--
+-- Name: inbound_events; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.inbound_events (
+    occurred_on date NOT NULL,
+    provider text NOT NULL,
+    event_key text NOT NULL,
+    source text NOT NULL,
+    kind text NOT NULL,
+    evidence jsonb NOT NULL,
+    raw bytea NOT NULL,
+    provider_message_id text,
+    state text DEFAULT 'pending'::text NOT NULL,
+    reason text,
+    due_at timestamp with time zone DEFAULT now(),
+    delivery_id uuid,
+    received_at timestamp with time zone DEFAULT now() NOT NULL,
+    applied_at timestamp with time zone,
+    CONSTRAINT inbound_events_end_named CHECK (((state <> 'unmatched'::text) OR (reason IS NOT NULL))),
+    CONSTRAINT inbound_events_never_dropped CHECK (((state = ANY (ARRAY['pending'::text, 'parked'::text])) = (due_at IS NOT NULL))),
+    CONSTRAINT inbound_events_source_check CHECK ((source = ANY (ARRAY['provider'::text, 'lookup'::text]))),
+    CONSTRAINT inbound_events_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'parked'::text, 'applied'::text, 'unmatched'::text])))
+)
+PARTITION BY RANGE (occurred_on);
+
+--
+-- Name: COLUMN inbound_events.occurred_on; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.inbound_events.occurred_on IS 'The provider''s day of the event: part of its natural key, so a redelivery meets the same partition';
+
+--
+-- Name: stuck; Type: VIEW; Schema: reporting; Owner: -
+--
+
+CREATE VIEW reporting.stuck AS
+ SELECT stuck.what,
+    stuck.state,
+    t.name AS tenant,
+    stuck.notification_id,
+    stuck.delivery_id,
+    stuck.lane,
+    stuck.reason,
+    stuck.due_at,
+    (now() - stuck.due_at) AS overdue_for,
+    stuck.missing
+   FROM (( SELECT 'notification'::text AS what,
+            n.state,
+            n.tenant_id,
+            n.id AS notification_id,
+            NULL::uuid AS delivery_id,
+            ('intake.'::text || n.class) AS lane,
+            n.reason,
+            n.due_at,
+            'intake should have planned it'::text AS missing
+           FROM store.notifications n
+          WHERE ((n.state = 'accepted'::text) AND (n.class = ANY (ARRAY['alert'::text, 'transactional'::text, 'promotional'::text])) AND (n.due_at < (now() - '00:05:00'::interval)))
+        UNION ALL
+         SELECT 'delivery'::text,
+            d.state,
+            d.tenant_id,
+            d.notification_id,
+            d.id,
+            d.lane,
+            d.reason,
+            d.due_at,
+            'a worker of its lane should have claimed it'::text
+           FROM ( SELECT deliveries.shard,
+                    deliveries.id,
+                    deliveries.notification_id,
+                    deliveries.tenant_id,
+                    deliveries.recipient_id,
+                    deliveries.category,
+                    deliveries.class,
+                    deliveries.channel,
+                    deliveries.lane,
+                    deliveries.address,
+                    deliveries.sender,
+                    deliveries.reply_to,
+                    deliveries.template_id,
+                    deliveries.template_version,
+                    deliveries.state,
+                    deliveries.reason,
+                    deliveries.due_at,
+                    deliveries.lease_owner,
+                    deliveries.attempt_no,
+                    deliveries.failures,
+                    deliveries.lookups,
+                    deliveries.provider,
+                    deliveries.provider_message_id,
+                    deliveries.evidence_id,
+                    deliveries.replay_of,
+                    deliveries.expires_at,
+                    deliveries.created_at,
+                    deliveries.sent_at,
+                    deliveries.delivered_at,
+                    deliveries.bounced_at,
+                    deliveries.opened_at,
+                    deliveries.clicked_at,
+                    deliveries.complained_at,
+                    deliveries.unsubscribed_at,
+                    deliveries.ended_at,
+                    deliveries.updated_at
+                   FROM store.deliveries
+                  WHERE ((deliveries.state = 'queued'::text) AND (deliveries.failures = 0) AND (deliveries.due_at < (now() - '00:05:00'::interval)))
+                UNION ALL
+                 SELECT deliveries.shard,
+                    deliveries.id,
+                    deliveries.notification_id,
+                    deliveries.tenant_id,
+                    deliveries.recipient_id,
+                    deliveries.category,
+                    deliveries.class,
+                    deliveries.channel,
+                    deliveries.lane,
+                    deliveries.address,
+                    deliveries.sender,
+                    deliveries.reply_to,
+                    deliveries.template_id,
+                    deliveries.template_version,
+                    deliveries.state,
+                    deliveries.reason,
+                    deliveries.due_at,
+                    deliveries.lease_owner,
+                    deliveries.attempt_no,
+                    deliveries.failures,
+                    deliveries.lookups,
+                    deliveries.provider,
+                    deliveries.provider_message_id,
+                    deliveries.evidence_id,
+                    deliveries.replay_of,
+                    deliveries.expires_at,
+                    deliveries.created_at,
+                    deliveries.sent_at,
+                    deliveries.delivered_at,
+                    deliveries.bounced_at,
+                    deliveries.opened_at,
+                    deliveries.clicked_at,
+                    deliveries.complained_at,
+                    deliveries.unsubscribed_at,
+                    deliveries.ended_at,
+                    deliveries.updated_at
+                   FROM store.deliveries
+                  WHERE ((deliveries.state = 'queued'::text) AND (deliveries.failures > 0) AND (deliveries.due_at < (now() - '00:05:00'::interval)))) d
+          WHERE ((d.expires_at < (now() - '00:05:00'::interval)) OR (NOT (EXISTS ( SELECT
+                   FROM store.provider_states p
+                  WHERE ((p.paused_until > (now() - '00:05:00'::interval)) AND ((d.provider IS NULL) OR (d.provider = p.provider)))))))
+        UNION ALL
+         SELECT 'delivery'::text,
+            d.state,
+            d.tenant_id,
+            d.notification_id,
+            d.id,
+            d.lane,
+            d.reason,
+            d.due_at,
+                CASE d.state
+                    WHEN 'sending'::text THEN 'its lease ran out: reconcile should have taken it up'::text
+                    WHEN 'sent'::text THEN 'reconcile should have asked the provider for evidence'::text
+                    ELSE 'reconcile should have asked the provider whether it was sent'::text
+                END AS "case"
+           FROM store.deliveries d
+          WHERE ((d.state = ANY (ARRAY['sending'::text, 'sent'::text, 'ambiguous'::text])) AND (d.due_at < (now() - '00:05:00'::interval)))
+        UNION ALL
+         SELECT 'inbound_event'::text,
+            i.state,
+            d.tenant_id,
+            d.notification_id,
+            i.delivery_id,
+            NULL::text,
+            i.kind,
+            i.due_at,
+            'apply should have taken it up'::text
+           FROM (store.inbound_events i
+             LEFT JOIN store.deliveries d ON (((d.shard = store.shard_of(i.delivery_id)) AND (d.id = i.delivery_id))))
+          WHERE ((i.state = ANY (ARRAY['pending'::text, 'parked'::text])) AND (i.due_at < (now() - '00:05:00'::interval)))) stuck
+     LEFT JOIN store.tenants t ON ((t.id = stuck.tenant_id)));
+
+--
+-- Name: VIEW stuck; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON VIEW reporting.stuck IS 'Must always be empty: everything overdue for its next step by more than its grace of 5 minutes. A row here is a defect, or no worker is running';
+
+--
+-- Name: COLUMN stuck.what; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.stuck.what IS 'notification, delivery or inbound_event';
+
+--
+-- Name: COLUMN stuck.state; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.stuck.state IS 'The state it is stuck in';
+
+--
+-- Name: COLUMN stuck.tenant; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.stuck.tenant IS 'Whose it is; NULL for an event that is not matched yet';
+
+--
+-- Name: COLUMN stuck.notification_id; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.stuck.notification_id IS 'The notification; landed.explain tells more';
+
+--
+-- Name: COLUMN stuck.delivery_id; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.stuck.delivery_id IS 'The delivery, if it is one or is about one';
+
+--
+-- Name: COLUMN stuck.lane; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.stuck.lane IS 'What it queues with';
+
+--
+-- Name: COLUMN stuck.reason; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.stuck.reason IS 'Why it waited; for an inbound event, its kind';
+
+--
+-- Name: COLUMN stuck.due_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.stuck.due_at IS 'When something should have been done to it';
+
+--
+-- Name: COLUMN stuck.overdue_for; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.stuck.overdue_for IS 'How long ago that was';
+
+--
+-- Name: COLUMN stuck.missing; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.stuck.missing IS 'What should have happened';
+
+--
+-- Name: suppressions; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.suppressions (
+    id bigint NOT NULL,
+    tenant_id integer NOT NULL,
+    channel text NOT NULL,
+    address text NOT NULL,
+    scope text DEFAULT 'all'::text NOT NULL,
+    reason text NOT NULL,
+    detail text DEFAULT ''::text NOT NULL,
+    source text NOT NULL,
+    delivery_id uuid,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    lifted_at timestamp with time zone,
+    lifted_by text,
+    lift_reason text,
+    CONSTRAINT suppressions_check CHECK (((address = store.normalise_address(channel, address)) AND (address <> ''::text))),
+    CONSTRAINT suppressions_check1 CHECK (((lifted_at IS NULL) = (lift_reason IS NULL))),
+    CONSTRAINT suppressions_reason_check CHECK ((reason = ANY (ARRAY['hard_bounce'::text, 'soft_bounces'::text, 'complaint'::text, 'unsubscribe'::text, 'provider_suppressed'::text, 'manual'::text]))),
+    CONSTRAINT suppressions_source_check CHECK ((source = ANY (ARRAY['provider'::text, 'recipient'::text, 'operator'::text, 'api'::text])))
+);
+
+--
+-- Name: COLUMN suppressions.scope; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.suppressions.scope IS 'all, or the one category it covers';
+
+--
+-- Name: suppressions; Type: VIEW; Schema: reporting; Owner: -
+--
+
+CREATE VIEW reporting.suppressions AS
+ SELECT s.id AS suppression_id,
+    t.name AS tenant,
+    s.channel,
+    reporting.masked_address(s.channel, s.address) AS address,
+    reporting.domain_of(s.channel, s.address) AS domain,
+    s.scope,
+    s.reason,
+    s.detail,
+    s.source,
+    s.delivery_id,
+    (s.lifted_at IS NULL) AS active,
+    s.created_at,
+    s.lifted_at,
+    s.lifted_by,
+    s.lift_reason
+   FROM (store.suppressions s
+     LEFT JOIN store.tenants t ON ((t.id = s.tenant_id)));
+
+--
+-- Name: VIEW suppressions; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON VIEW reporting.suppressions IS 'Addresses that must not be sent to, and those that once must not';
+
+--
+-- Name: COLUMN suppressions.suppression_id; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.suppressions.suppression_id IS 'Id of the suppression';
+
+--
+-- Name: COLUMN suppressions.tenant; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.suppressions.tenant IS 'For whose notifications it holds';
+
+--
+-- Name: COLUMN suppressions.channel; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.suppressions.channel IS 'On which channel it holds';
+
+--
+-- Name: COLUMN suppressions.address; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.suppressions.address IS 'The address, masked';
+
+--
+-- Name: COLUMN suppressions.domain; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.suppressions.domain IS 'The domain of an email address';
+
+--
+-- Name: COLUMN suppressions.scope; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.suppressions.scope IS 'all, or the one category it covers';
+
+--
+-- Name: COLUMN suppressions.reason; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.suppressions.reason IS 'hard_bounce, soft_bounces, complaint, unsubscribe, provider_suppressed (on the provider''s own list) or manual';
+
+--
+-- Name: COLUMN suppressions.detail; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.suppressions.detail IS 'What was said: the receiving server''s words, or a person''s';
+
+--
+-- Name: COLUMN suppressions.source; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.suppressions.source IS 'Who asked for it: provider, recipient, operator or api';
+
+--
+-- Name: COLUMN suppressions.delivery_id; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.suppressions.delivery_id IS 'The delivery that led to it, if one did';
+
+--
+-- Name: COLUMN suppressions.active; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.suppressions.active IS 'Whether it holds now';
+
+--
+-- Name: COLUMN suppressions.created_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.suppressions.created_at IS 'Since when it holds';
+
+--
+-- Name: COLUMN suppressions.lifted_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.suppressions.lifted_at IS 'Until when it held';
+
+--
+-- Name: COLUMN suppressions.lifted_by; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.suppressions.lifted_by IS 'Who lifted it';
+
+--
+-- Name: COLUMN suppressions.lift_reason; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.suppressions.lift_reason IS 'Why it was lifted';
+
+--
+-- Name: timeline; Type: VIEW; Schema: reporting; Owner: -
+--
+
+CREATE VIEW reporting.timeline AS
+ SELECT n.accepted_at AS occurred_at,
+    t.name AS tenant,
+    n.id AS notification_id,
+    NULL::uuid AS delivery_id,
+    NULL::text AS channel,
+    NULL::smallint AS attempt_no,
+    'accepted'::text AS kind,
+    'landed'::text AS source,
+    jsonb_strip_nulls(jsonb_build_object('by', n.source, 'category', n.category, 'template', ((n.template_id || '@'::text) || n.template_version), 'send_at', (n.request -> 'send_at'::text))) AS data,
+    n.accepted_at AS recorded_at,
+    NULL::uuid AS event_id,
+    n.shard
+   FROM (store.notifications n
+     LEFT JOIN store.tenants t ON ((t.id = n.tenant_id)))
+UNION ALL
+ SELECT d.created_at AS occurred_at,
+    t.name AS tenant,
+    n.id AS notification_id,
+    d.id AS delivery_id,
+    d.channel,
+    NULL::smallint AS attempt_no,
+    'planned'::text AS kind,
+    'landed'::text AS source,
+    jsonb_strip_nulls(jsonb_build_object('lane', d.lane, 'replay_of', d.replay_of)) AS data,
+    d.created_at AS recorded_at,
+    NULL::uuid AS event_id,
+    n.shard
+   FROM ((store.notifications n
+     JOIN store.deliveries d ON (((d.shard = n.shard) AND ((d.id >= store.children_from(n.id)) AND (d.id <= store.children_to(n.id))) AND (d.notification_id = n.id))))
+     LEFT JOIN store.tenants t ON ((t.id = n.tenant_id)))
+UNION ALL
+ SELECT a.opened_at AS occurred_at,
+    t.name AS tenant,
+    n.id AS notification_id,
+    d.id AS delivery_id,
+    d.channel,
+    a.no AS attempt_no,
+    'attempt_opened'::text AS kind,
+    'landed'::text AS source,
+    jsonb_build_object('provider', a.provider, 'region', a.region, 'epoch', a.epoch) AS data,
+    a.opened_at AS recorded_at,
+    NULL::uuid AS event_id,
+    n.shard
+   FROM (((store.notifications n
+     JOIN store.deliveries d ON (((d.shard = n.shard) AND ((d.id >= store.children_from(n.id)) AND (d.id <= store.children_to(n.id))) AND (d.notification_id = n.id))))
+     JOIN store.attempts a ON (((a.shard = d.shard) AND (a.delivery_id = d.id))))
+     LEFT JOIN store.tenants t ON ((t.id = n.tenant_id)))
+UNION ALL
+ SELECT e.occurred_at,
+    t.name AS tenant,
+    e.notification_id,
+    e.delivery_id,
+    d.channel,
+    e.attempt_no,
+    e.kind,
+    e.source,
+    e.data,
+    e.recorded_at,
+    e.id AS event_id,
+    e.shard
+   FROM ((store.events e
+     LEFT JOIN store.deliveries d ON (((d.shard = e.shard) AND (d.id = e.delivery_id))))
+     LEFT JOIN store.tenants t ON ((t.id = e.tenant_id)));
+
+--
+-- Name: VIEW timeline; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON VIEW reporting.timeline IS 'Every fact about every notification. For one notification, landed.timeline(id) reads it through the keys; here, order by occurred_at';
+
+--
+-- Name: COLUMN timeline.occurred_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.timeline.occurred_at IS 'When it happened; for a provider''s facts, by the provider''s clock';
+
+--
+-- Name: COLUMN timeline.tenant; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.timeline.tenant IS 'Whose notification it is';
+
+--
+-- Name: COLUMN timeline.notification_id; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.timeline.notification_id IS 'The notification it is about';
+
+--
+-- Name: COLUMN timeline.delivery_id; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.timeline.delivery_id IS 'The delivery it is about; NULL when it is about the whole notification';
+
+--
+-- Name: COLUMN timeline.channel; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.timeline.channel IS 'The channel of that delivery';
+
+--
+-- Name: COLUMN timeline.attempt_no; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.timeline.attempt_no IS 'The attempt it is about, if it is about one';
+
+--
+-- Name: COLUMN timeline.kind; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.timeline.kind IS 'accepted, planned, attempt_opened; attempt_ and the outcome; provider_ and what the provider said; lease_expired, resolved_found, resolved_not_sent, confirmation_overdue, unconfirmed, suppressed, expired, cancelled, held, released_hold, replayed';
+
+--
+-- Name: COLUMN timeline.source; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.timeline.source IS 'Who says so: landed, provider (webhook), lookup, device or operator';
+
+--
+-- Name: COLUMN timeline.data; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.timeline.data IS 'What else is known about it: codes, words of the receiving server, reasons';
+
+--
+-- Name: COLUMN timeline.recorded_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.timeline.recorded_at IS 'When Landed came to know it';
+
+--
+-- Name: COLUMN timeline.event_id; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.timeline.event_id IS 'Id in the event log; NULL for the birth of a row';
+
+--
+-- Name: COLUMN timeline.shard; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.timeline.shard IS 'Where the rows are, the last byte of the notification''s id: given too, only that notification''s rows are read';
+
+--
+-- Name: unconfirmed; Type: VIEW; Schema: reporting; Owner: -
+--
+
+CREATE VIEW reporting.unconfirmed AS
+ SELECT d.id AS delivery_id,
+    d.notification_id,
+    t.name AS tenant,
+    d.recipient_id,
+    d.category,
+    d.channel,
+    reporting.masked_address(d.channel, d.address) AS address,
+    reporting.domain_of(d.channel, d.address) AS domain,
+    d.reason,
+    d.provider,
+    d.provider_message_id,
+    d.attempt_no AS attempts,
+    d.lookups,
+    d.sent_at,
+    d.ended_at,
+    (now() - d.ended_at) AS unconfirmed_for
+   FROM (store.deliveries d
+     LEFT JOIN store.tenants t ON ((t.id = d.tenant_id)))
+  WHERE (d.state = 'unconfirmed'::text);
+
+--
+-- Name: VIEW unconfirmed; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON VIEW reporting.unconfirmed IS 'Deliveries that nothing could prove or disprove: an honest end, to be counted and looked at. Late evidence still moves them to delivered or bounced';
+
+--
+-- Name: COLUMN unconfirmed.delivery_id; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.unconfirmed.delivery_id IS 'Id of the delivery';
+
+--
+-- Name: COLUMN unconfirmed.notification_id; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.unconfirmed.notification_id IS 'The notification it belongs to';
+
+--
+-- Name: COLUMN unconfirmed.tenant; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.unconfirmed.tenant IS 'Whose notification it is';
+
+--
+-- Name: COLUMN unconfirmed.recipient_id; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.unconfirmed.recipient_id IS 'The recipient, by the tenant''s own id';
+
+--
+-- Name: COLUMN unconfirmed.category; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.unconfirmed.category IS 'What kind of notification it is';
+
+--
+-- Name: COLUMN unconfirmed.channel; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.unconfirmed.channel IS 'email, push, sms, in_app or webhook';
+
+--
+-- Name: COLUMN unconfirmed.address; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.unconfirmed.address IS 'Where it went, masked';
+
+--
+-- Name: COLUMN unconfirmed.domain; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.unconfirmed.domain IS 'The receiving domain of an email address';
+
+--
+-- Name: COLUMN unconfirmed.reason; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.unconfirmed.reason IS 'no_evidence: accepted, then silence. ambiguous_unresolved: not even whether it was accepted could be found out';
+
+--
+-- Name: COLUMN unconfirmed.provider; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.unconfirmed.provider IS 'The provider account that was called';
+
+--
+-- Name: COLUMN unconfirmed.provider_message_id; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.unconfirmed.provider_message_id IS 'The provider''s id of the message, to ask its support with';
+
+--
+-- Name: COLUMN unconfirmed.attempts; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.unconfirmed.attempts IS 'Provider calls begun';
+
+--
+-- Name: COLUMN unconfirmed.lookups; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.unconfirmed.lookups IS 'How often the provider was asked';
+
+--
+-- Name: COLUMN unconfirmed.sent_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.unconfirmed.sent_at IS 'When the provider accepted it; NULL if that is what is not known';
+
+--
+-- Name: COLUMN unconfirmed.ended_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.unconfirmed.ended_at IS 'When it was given up on';
+
+--
+-- Name: COLUMN unconfirmed.unconfirmed_for; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.unconfirmed.unconfirmed_for IS 'How long ago that was';
+
+--
+-- Name: waiting; Type: VIEW; Schema: reporting; Owner: -
+--
+
+CREATE VIEW reporting.waiting AS
+ SELECT t.name AS tenant,
+    waiting.lane,
+    waiting.state,
+    waiting.reason,
+    waiting.rows,
+    waiting.overdue,
+    waiting.first_due_at,
+    waiting.last_due_at
+   FROM (( SELECT n.tenant_id,
+            ('intake.'::text || n.class) AS lane,
+            n.state,
+            n.reason,
+            count(*) AS rows,
+            count(*) FILTER (WHERE (n.due_at <= now())) AS overdue,
+            min(n.due_at) AS first_due_at,
+            max(n.due_at) AS last_due_at
+           FROM store.notifications n
+          WHERE (n.state = 'accepted'::text)
+          GROUP BY n.tenant_id, ('intake.'::text || n.class), n.state, n.reason
+        UNION ALL
+         SELECT d.tenant_id,
+            d.lane,
+            d.state,
+            d.reason,
+            count(*) AS count,
+            count(*) FILTER (WHERE (d.due_at <= now())) AS count,
+            min(d.due_at) AS min,
+            max(d.due_at) AS max
+           FROM store.deliveries d
+          WHERE (d.state = 'queued'::text)
+          GROUP BY d.tenant_id, d.lane, d.state, d.reason
+        UNION ALL
+         SELECT d.tenant_id,
+            d.lane,
+            d.state,
+            d.reason,
+            count(*) AS count,
+            count(*) FILTER (WHERE (d.due_at <= now())) AS count,
+            min(d.due_at) AS min,
+            max(d.due_at) AS max
+           FROM store.deliveries d
+          WHERE (d.state = ANY (ARRAY['sending'::text, 'sent'::text, 'ambiguous'::text]))
+          GROUP BY d.tenant_id, d.lane, d.state, d.reason) waiting
+     LEFT JOIN store.tenants t ON ((t.id = waiting.tenant_id)));
+
+--
+-- Name: VIEW waiting; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON VIEW reporting.waiting IS 'Why things wait: everything on its way, counted by tenant, lane, state and reason';
+
+--
+-- Name: COLUMN waiting.tenant; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.waiting.tenant IS 'Whose notifications they are';
+
+--
+-- Name: COLUMN waiting.lane; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.waiting.lane IS 'What they queue with: channel.class.route, or intake.class before they are planned';
+
+--
+-- Name: COLUMN waiting.state; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.waiting.state IS 'accepted (not planned yet), queued, sending, sent (waits for evidence) or ambiguous';
+
+--
+-- Name: COLUMN waiting.reason; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.waiting.reason IS 'Why: retry, rate_limited, unauthorized, held, replay, released, outcome_unknown, …; NULL is the ordinary wait for a turn';
+
+--
+-- Name: COLUMN waiting.rows; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.waiting.rows IS 'How many';
+
+--
+-- Name: COLUMN waiting.overdue; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.waiting.overdue IS 'Of these, due by now: the backlog';
+
+--
+-- Name: COLUMN waiting.first_due_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.waiting.first_due_at IS 'When the first of them is due';
+
+--
+-- Name: COLUMN waiting.last_due_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.waiting.last_due_at IS 'When the last of them is due';
+
+--
+-- Name: webhook_refusals; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.webhook_refusals (
+    provider text NOT NULL,
+    reason text NOT NULL,
+    day date DEFAULT CURRENT_DATE NOT NULL,
+    refusals bigint DEFAULT 1 NOT NULL,
+    last_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_detail text DEFAULT ''::text NOT NULL
+);
+
+--
+-- Name: webhook_refusals; Type: VIEW; Schema: reporting; Owner: -
+--
+
+CREATE VIEW reporting.webhook_refusals AS
+ SELECT day,
+    provider,
+    reason,
+    refusals,
+    last_at,
+    last_detail
+   FROM store.webhook_refusals r;
+
+--
+-- Name: VIEW webhook_refusals; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON VIEW reporting.webhook_refusals IS 'Provider callbacks that were refused, by day. A few are noise from the internet; many are an attack, or a wrong signing key';
+
+--
+-- Name: COLUMN webhook_refusals.day; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.webhook_refusals.day IS 'The day (UTC)';
+
+--
+-- Name: COLUMN webhook_refusals.provider; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.webhook_refusals.provider IS 'The provider account whose endpoint was called';
+
+--
+-- Name: COLUMN webhook_refusals.reason; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.webhook_refusals.reason IS 'forged, stale, replayed, malformed, …';
+
+--
+-- Name: COLUMN webhook_refusals.refusals; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.webhook_refusals.refusals IS 'How many';
+
+--
+-- Name: COLUMN webhook_refusals.last_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.webhook_refusals.last_at IS 'When the last one came';
+
+--
+-- Name: COLUMN webhook_refusals.last_detail; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.webhook_refusals.last_detail IS 'What was wrong with the last one';
+
+--
+-- Name: workers; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.workers (
+    id uuid NOT NULL,
+    region text NOT NULL,
+    host text NOT NULL,
+    pid integer NOT NULL,
+    lanes text[] NOT NULL,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    stopped_at timestamp with time zone
+);
+
+--
+-- Name: workers; Type: VIEW; Schema: reporting; Owner: -
+--
+
+CREATE VIEW reporting.workers AS
+ SELECT id AS worker_id,
+    region,
+    host,
+    pid,
+    lanes,
+    ((stopped_at IS NULL) AND (last_seen_at > (now() - '00:00:30'::interval))) AS alive,
+    (now() - last_seen_at) AS silent_for,
+    started_at,
+    last_seen_at,
+    stopped_at
+   FROM store.workers w;
+
+--
+-- Name: VIEW workers; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON VIEW reporting.workers IS 'Worker processes, alive and gone';
+
+--
+-- Name: COLUMN workers.worker_id; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.workers.worker_id IS 'Id of the process; attempts carry it';
+
+--
+-- Name: COLUMN workers.region; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.workers.region IS 'The region it works for';
+
+--
+-- Name: COLUMN workers.host; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.workers.host IS 'The machine it runs on';
+
+--
+-- Name: COLUMN workers.pid; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.workers.pid IS 'Its process id there';
+
+--
+-- Name: COLUMN workers.lanes; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.workers.lanes IS 'The lanes it serves';
+
+--
+-- Name: COLUMN workers.alive; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.workers.alive IS 'Not stopped, and seen in the last 30 seconds: several heartbeats';
+
+--
+-- Name: COLUMN workers.silent_for; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.workers.silent_for IS 'How long ago it was last seen';
+
+--
+-- Name: COLUMN workers.started_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.workers.started_at IS 'When it started';
+
+--
+-- Name: COLUMN workers.last_seen_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.workers.last_seen_at IS 'When it was last seen';
+
+--
+-- Name: COLUMN workers.stopped_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.workers.stopped_at IS 'When it stopped in order; NULL for one that runs or was killed';
+
+--
+-- Name: alembic_version; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.alembic_version (
+    version_num character varying(32) NOT NULL
+);
+
+--
+-- Name: api_keys; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.api_keys (
+    id integer NOT NULL,
+    tenant_id integer NOT NULL,
+    name text NOT NULL,
+    prefix text NOT NULL,
+    hash bytea NOT NULL,
+    scopes text[] NOT NULL,
+    rate_per_second integer DEFAULT 1000 NOT NULL,
+    burst integer DEFAULT 2000 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    revoked_at timestamp with time zone,
+    CONSTRAINT api_keys_check CHECK ((burst >= rate_per_second)),
+    CONSTRAINT api_keys_hash_check CHECK ((length(hash) = 32)),
+    CONSTRAINT api_keys_rate_per_second_check CHECK ((rate_per_second > 0)),
+    CONSTRAINT api_keys_scopes_check CHECK (((scopes <@ ARRAY['send'::text, 'read'::text, 'admin'::text]) AND (cardinality(scopes) > 0)))
+);
+
+--
+-- Name: COLUMN api_keys.hash; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.api_keys.hash IS 'SHA-256 of the whole key; a key is 256 random bits, so a slow hash would add nothing';
+
+--
+-- Name: api_keys_id_seq; Type: SEQUENCE; Schema: store; Owner: -
+--
+
+ALTER TABLE store.api_keys ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME store.api_keys_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+--
+-- Name: audit_log_id_seq; Type: SEQUENCE; Schema: store; Owner: -
+--
+
+ALTER TABLE store.audit_log ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME store.audit_log_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+--
+-- Name: producers; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.producers (
+    role_name name NOT NULL,
+    tenant_id integer NOT NULL
+);
+
+--
+-- Name: rate_buckets; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.rate_buckets (
+    name text NOT NULL,
+    tokens double precision NOT NULL,
+    refilled_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT rate_buckets_tokens_check CHECK ((tokens >= (0)::double precision))
+);
+
+--
+-- Name: recipients; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.recipients (
+    tenant_id integer NOT NULL,
+    id text NOT NULL,
+    email text,
+    phone text,
+    locale text,
+    time_zone text,
+    active boolean DEFAULT true NOT NULL,
+    attributes jsonb DEFAULT '{}'::jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT recipients_attributes_check CHECK ((jsonb_typeof(attributes) = 'object'::text)),
+    CONSTRAINT recipients_email_check CHECK ((email !~ '[\r\n]'::text)),
+    CONSTRAINT recipients_id_check CHECK (((length(id) >= 1) AND (length(id) <= 200))),
+    CONSTRAINT recipients_phone_check CHECK ((phone !~ '[\r\n]'::text))
+);
+
+--
+-- Name: regions; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.regions (
+    name text NOT NULL,
+    active boolean DEFAULT false NOT NULL,
+    epoch bigint DEFAULT 1 NOT NULL,
+    mode text DEFAULT 'solo'::text NOT NULL,
+    promoted_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT regions_epoch_check CHECK ((epoch > 0)),
+    CONSTRAINT regions_mode_check CHECK ((mode = ANY (ARRAY['sync'::text, 'solo'::text, 'tainted'::text])))
+);
+
+--
+-- Name: soft_bounces; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.soft_bounces (
+    tenant_id integer NOT NULL,
+    channel text NOT NULL,
+    address text NOT NULL,
+    bounces integer DEFAULT 1 NOT NULL,
+    first_at timestamp with time zone NOT NULL,
+    last_at timestamp with time zone NOT NULL,
+    CONSTRAINT soft_bounces_bounces_check CHECK ((bounces > 0))
+);
+
+--
+-- Name: suppressions_id_seq; Type: SEQUENCE; Schema: store; Owner: -
+--
+
+ALTER TABLE store.suppressions ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME store.suppressions_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+--
+-- Name: templates; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.templates (
+    tenant_id integer NOT NULL,
+    template_id text NOT NULL,
+    version integer NOT NULL,
+    channel text DEFAULT 'email'::text NOT NULL,
+    locale text DEFAULT ''::text NOT NULL,
+    subject text,
+    html text,
+    text text,
+    text_derived boolean DEFAULT false NOT NULL,
+    variables jsonb DEFAULT '{}'::jsonb NOT NULL,
+    description text DEFAULT ''::text NOT NULL,
+    status text DEFAULT 'draft'::text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    published_at timestamp with time zone,
+    archived_at timestamp with time zone,
+    CONSTRAINT templates_channel_check CHECK ((channel = ANY (ARRAY['email'::text, 'push'::text, 'sms'::text, 'in_app'::text, 'webhook'::text]))),
+    CONSTRAINT templates_check CHECK (((channel <> 'email'::text) OR ((subject IS NOT NULL) AND (text IS NOT NULL)))),
+    CONSTRAINT templates_check1 CHECK (((status <> 'published'::text) OR (published_at IS NOT NULL))),
+    CONSTRAINT templates_check2 CHECK (((status = 'archived'::text) = (archived_at IS NOT NULL))),
+    CONSTRAINT templates_status_check CHECK ((status = ANY (ARRAY['draft'::text, 'published'::text, 'archived'::text]))),
+    CONSTRAINT templates_template_id_check CHECK ((template_id ~ '^[a-z0-9][a-z0-9_.-]{0,99}$'::text)),
+    CONSTRAINT templates_variables_check CHECK ((jsonb_typeof(variables) = 'object'::text)),
+    CONSTRAINT templates_version_check CHECK ((version > 0))
+);
+
+--
+-- Name: tenants_id_seq; Type: SEQUENCE; Schema: store; Owner: -
+--
+
+ALTER TABLE store.tenants ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME store.tenants_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+--
+-- Name: webhook_tokens; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.webhook_tokens (
+    provider text NOT NULL,
+    token text NOT NULL,
+    event_key text NOT NULL,
+    seen_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+--
+-- Name: procrastinate_events id; Type: DEFAULT; Schema: procrastinate; Owner: -
+--
+
+ALTER TABLE ONLY procrastinate.procrastinate_events ALTER COLUMN id SET DEFAULT nextval('procrastinate.procrastinate_events_id_seq'::regclass);
+
+--
+-- Name: procrastinate_jobs id; Type: DEFAULT; Schema: procrastinate; Owner: -
+--
+
+ALTER TABLE ONLY procrastinate.procrastinate_jobs ALTER COLUMN id SET DEFAULT nextval('procrastinate.procrastinate_jobs_id_seq'::regclass);
+
+--
+-- Name: procrastinate_periodic_defers id; Type: DEFAULT; Schema: procrastinate; Owner: -
+--
+
+ALTER TABLE ONLY procrastinate.procrastinate_periodic_defers ALTER COLUMN id SET DEFAULT nextval('procrastinate.procrastinate_periodic_defers_id_seq'::regclass);
+
+--
+-- Name: procrastinate_events procrastinate_events_pkey; Type: CONSTRAINT; Schema: procrastinate; Owner: -
+--
+
+ALTER TABLE ONLY procrastinate.procrastinate_events
+    ADD CONSTRAINT procrastinate_events_pkey PRIMARY KEY (id);
+
+--
+-- Name: procrastinate_jobs procrastinate_jobs_pkey; Type: CONSTRAINT; Schema: procrastinate; Owner: -
+--
+
+ALTER TABLE ONLY procrastinate.procrastinate_jobs
+    ADD CONSTRAINT procrastinate_jobs_pkey PRIMARY KEY (id);
+
+--
+-- Name: procrastinate_periodic_defers procrastinate_periodic_defers_pkey; Type: CONSTRAINT; Schema: procrastinate; Owner: -
+--
+
+ALTER TABLE ONLY procrastinate.procrastinate_periodic_defers
+    ADD CONSTRAINT procrastinate_periodic_defers_pkey PRIMARY KEY (id);
+
+--
+-- Name: procrastinate_periodic_defers procrastinate_periodic_defers_unique; Type: CONSTRAINT; Schema: procrastinate; Owner: -
+--
+
+ALTER TABLE ONLY procrastinate.procrastinate_periodic_defers
+    ADD CONSTRAINT procrastinate_periodic_defers_unique UNIQUE (task_name, periodic_id, defer_timestamp);
+
+--
+-- Name: procrastinate_workers procrastinate_workers_pkey; Type: CONSTRAINT; Schema: procrastinate; Owner: -
+--
+
+ALTER TABLE ONLY procrastinate.procrastinate_workers
+    ADD CONSTRAINT procrastinate_workers_pkey PRIMARY KEY (id);
+
+--
+-- Name: alembic_version alembic_version_pkc; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.alembic_version
+    ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
+
+--
+-- Name: api_keys api_keys_hash_key; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.api_keys
+    ADD CONSTRAINT api_keys_hash_key UNIQUE (hash);
+
+--
+-- Name: api_keys api_keys_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.api_keys
+    ADD CONSTRAINT api_keys_pkey PRIMARY KEY (id);
+
+--
+-- Name: attempts attempts_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.attempts
+    ADD CONSTRAINT attempts_pkey PRIMARY KEY (shard, delivery_id, no);
+
+--
+-- Name: audit_log audit_log_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.audit_log
+    ADD CONSTRAINT audit_log_pkey PRIMARY KEY (id);
+
+--
+-- Name: categories categories_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.categories
+    ADD CONSTRAINT categories_pkey PRIMARY KEY (tenant_id, name);
+
+--
+-- Name: deliveries deliveries_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.deliveries
+    ADD CONSTRAINT deliveries_pkey PRIMARY KEY (shard, id);
+
+--
+-- Name: events events_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.events
+    ADD CONSTRAINT events_pkey PRIMARY KEY (shard, notification_id, id);
+
+--
+-- Name: idempotency_keys idempotency_keys_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.idempotency_keys
+    ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (tenant_id, key);
+
+--
+-- Name: inbound_events inbound_events_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.inbound_events
+    ADD CONSTRAINT inbound_events_pkey PRIMARY KEY (occurred_on, provider, event_key);
+
+--
+-- Name: notifications notifications_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.notifications
+    ADD CONSTRAINT notifications_pkey PRIMARY KEY (shard, id);
+
+--
+-- Name: producers producers_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.producers
+    ADD CONSTRAINT producers_pkey PRIMARY KEY (role_name, tenant_id);
+
+--
+-- Name: provider_states provider_states_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.provider_states
+    ADD CONSTRAINT provider_states_pkey PRIMARY KEY (provider);
+
+--
+-- Name: rate_buckets rate_buckets_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.rate_buckets
+    ADD CONSTRAINT rate_buckets_pkey PRIMARY KEY (name);
+
+--
+-- Name: recipients recipients_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.recipients
+    ADD CONSTRAINT recipients_pkey PRIMARY KEY (tenant_id, id);
+
+--
+-- Name: regions regions_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.regions
+    ADD CONSTRAINT regions_pkey PRIMARY KEY (name);
+
+--
+-- Name: soft_bounces soft_bounces_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.soft_bounces
+    ADD CONSTRAINT soft_bounces_pkey PRIMARY KEY (tenant_id, channel, address);
+
+--
+-- Name: suppressions suppressions_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.suppressions
+    ADD CONSTRAINT suppressions_pkey PRIMARY KEY (id);
+
+--
+-- Name: templates templates_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.templates
+    ADD CONSTRAINT templates_pkey PRIMARY KEY (tenant_id, template_id, version, channel, locale);
+
+--
+-- Name: tenants tenants_name_key; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.tenants
+    ADD CONSTRAINT tenants_name_key UNIQUE (name);
+
+--
+-- Name: tenants tenants_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.tenants
+    ADD CONSTRAINT tenants_pkey PRIMARY KEY (id);
+
+--
+-- Name: webhook_refusals webhook_refusals_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.webhook_refusals
+    ADD CONSTRAINT webhook_refusals_pkey PRIMARY KEY (provider, reason, day);
+
+--
+-- Name: webhook_tokens webhook_tokens_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.webhook_tokens
+    ADD CONSTRAINT webhook_tokens_pkey PRIMARY KEY (provider, token);
+
+--
+-- Name: workers workers_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.workers
+    ADD CONSTRAINT workers_pkey PRIMARY KEY (id);
+
+--
+-- Name: idx_procrastinate_jobs_worker_not_null; Type: INDEX; Schema: procrastinate; Owner: -
+--
+
+CREATE INDEX idx_procrastinate_jobs_worker_not_null ON procrastinate.procrastinate_jobs USING btree (worker_id) WHERE ((worker_id IS NOT NULL) AND (status = 'doing'::procrastinate.procrastinate_job_status));
+
+--
+-- Name: idx_procrastinate_workers_last_heartbeat; Type: INDEX; Schema: procrastinate; Owner: -
+--
+
+CREATE INDEX idx_procrastinate_workers_last_heartbeat ON procrastinate.procrastinate_workers USING btree (last_heartbeat);
+
+--
+-- Name: procrastinate_events_job_id_fkey_v1; Type: INDEX; Schema: procrastinate; Owner: -
+--
+
+CREATE INDEX procrastinate_events_job_id_fkey_v1 ON procrastinate.procrastinate_events USING btree (job_id);
+
+--
+-- Name: procrastinate_jobs_id_lock_idx_v1; Type: INDEX; Schema: procrastinate; Owner: -
+--
+
+CREATE INDEX procrastinate_jobs_id_lock_idx_v1 ON procrastinate.procrastinate_jobs USING btree (id, lock) WHERE (status = ANY (ARRAY['todo'::procrastinate.procrastinate_job_status, 'doing'::procrastinate.procrastinate_job_status]));
+
+--
+-- Name: procrastinate_jobs_lock_idx_v1; Type: INDEX; Schema: procrastinate; Owner: -
+--
+
+CREATE UNIQUE INDEX procrastinate_jobs_lock_idx_v1 ON procrastinate.procrastinate_jobs USING btree (lock) WHERE (status = 'doing'::procrastinate.procrastinate_job_status);
+
+--
+-- Name: procrastinate_jobs_priority_idx_v1; Type: INDEX; Schema: procrastinate; Owner: -
+--
+
+CREATE INDEX procrastinate_jobs_priority_idx_v1 ON procrastinate.procrastinate_jobs USING btree (priority DESC, id) WHERE (status = 'todo'::procrastinate.procrastinate_job_status);
+
+--
+-- Name: procrastinate_jobs_queue_name_idx_v1; Type: INDEX; Schema: procrastinate; Owner: -
+--
+
+CREATE INDEX procrastinate_jobs_queue_name_idx_v1 ON procrastinate.procrastinate_jobs USING btree (queue_name);
+
+--
+-- Name: procrastinate_jobs_queueing_lock_idx_v1; Type: INDEX; Schema: procrastinate; Owner: -
+--
+
+CREATE UNIQUE INDEX procrastinate_jobs_queueing_lock_idx_v1 ON procrastinate.procrastinate_jobs USING btree (queueing_lock) WHERE (status = 'todo'::procrastinate.procrastinate_job_status);
+
+--
+-- Name: procrastinate_periodic_defers_job_id_fkey_v1; Type: INDEX; Schema: procrastinate; Owner: -
+--
+
+CREATE INDEX procrastinate_periodic_defers_job_id_fkey_v1 ON procrastinate.procrastinate_periodic_defers USING btree (job_id);
+
+--
+-- Name: attempts_message; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE INDEX attempts_message ON ONLY store.attempts USING btree (provider, provider_message_id) WHERE (provider_message_id IS NOT NULL);
+
+--
+-- Name: attempts_one_accepted; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE UNIQUE INDEX attempts_one_accepted ON ONLY store.attempts USING btree (shard, delivery_id) WHERE (state = 'accepted'::text);
+
+--
+-- Name: attempts_one_open; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE UNIQUE INDEX attempts_one_open ON ONLY store.attempts USING btree (shard, delivery_id) WHERE (state = ANY (ARRAY['open'::text, 'ambiguous'::text]));
+
+--
+-- Name: deliveries_due_first; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE INDEX deliveries_due_first ON ONLY store.deliveries USING btree (lane, due_at) WHERE ((state = 'queued'::text) AND (failures = 0));
+
+--
+-- Name: deliveries_due_retry; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE INDEX deliveries_due_retry ON ONLY store.deliveries USING btree (lane, due_at) WHERE ((state = 'queued'::text) AND (failures > 0));
+
+--
+-- Name: deliveries_followed; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE INDEX deliveries_followed ON ONLY store.deliveries USING btree (due_at) WHERE (state = ANY (ARRAY['sending'::text, 'sent'::text, 'ambiguous'::text]));
+
+--
+-- Name: deliveries_needing_people; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE INDEX deliveries_needing_people ON ONLY store.deliveries USING btree (tenant_id, ended_at) WHERE (state = ANY (ARRAY['dead'::text, 'unconfirmed'::text]));
+
+--
+-- Name: deliveries_recipient; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE INDEX deliveries_recipient ON ONLY store.deliveries USING btree (tenant_id, recipient_id, id);
+
+--
+-- Name: idempotency_keys_expiry; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE INDEX idempotency_keys_expiry ON store.idempotency_keys USING btree (expires_at);
+
+--
+-- Name: inbound_events_due; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE INDEX inbound_events_due ON ONLY store.inbound_events USING btree (due_at) WHERE (state = ANY (ARRAY['pending'::text, 'parked'::text]));
+
+--
+-- Name: inbound_events_parked; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE INDEX inbound_events_parked ON ONLY store.inbound_events USING btree (provider_message_id) WHERE (state = 'parked'::text);
+
+--
+-- Name: notifications_due; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE INDEX notifications_due ON ONLY store.notifications USING btree (class, due_at) WHERE (state = 'accepted'::text);
+
+--
+-- Name: regions_one_active; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE UNIQUE INDEX regions_one_active ON store.regions USING btree (active) WHERE active;
+
+--
+-- Name: suppressions_active; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE UNIQUE INDEX suppressions_active ON store.suppressions USING btree (tenant_id, channel, address, scope) WHERE (lifted_at IS NULL);
+
+--
+-- Name: suppressions_listed; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE INDEX suppressions_listed ON store.suppressions USING btree (tenant_id, id DESC);
+
+--
+-- Name: webhook_tokens_age; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE INDEX webhook_tokens_age ON store.webhook_tokens USING btree (seen_at);
+
+--
+-- Name: procrastinate_jobs procrastinate_jobs_notify_queue_job_aborted_v1; Type: TRIGGER; Schema: procrastinate; Owner: -
+--
+
+CREATE TRIGGER procrastinate_jobs_notify_queue_job_aborted_v1 AFTER UPDATE OF abort_requested ON procrastinate.procrastinate_jobs FOR EACH ROW WHEN (((old.abort_requested = false) AND (new.abort_requested = true) AND (new.status = 'doing'::procrastinate.procrastinate_job_status))) EXECUTE FUNCTION procrastinate.procrastinate_notify_queue_abort_job_v1();
+
+--
+-- Name: procrastinate_jobs procrastinate_jobs_notify_queue_job_inserted_v1; Type: TRIGGER; Schema: procrastinate; Owner: -
+--
+
+CREATE TRIGGER procrastinate_jobs_notify_queue_job_inserted_v1 AFTER INSERT ON procrastinate.procrastinate_jobs FOR EACH ROW WHEN ((new.status = 'todo'::procrastinate.procrastinate_job_status)) EXECUTE FUNCTION procrastinate.procrastinate_notify_queue_job_inserted_v1();
+
+--
+-- Name: procrastinate_jobs procrastinate_trigger_abort_requested_events_v1; Type: TRIGGER; Schema: procrastinate; Owner: -
+--
+
+CREATE TRIGGER procrastinate_trigger_abort_requested_events_v1 AFTER UPDATE OF abort_requested ON procrastinate.procrastinate_jobs FOR EACH ROW WHEN ((new.abort_requested = true)) EXECUTE FUNCTION procrastinate.procrastinate_trigger_abort_requested_events_procedure_v1();
+
+--
+-- Name: procrastinate_jobs procrastinate_trigger_delete_jobs_v1; Type: TRIGGER; Schema: procrastinate; Owner: -
+--
+
+CREATE TRIGGER procrastinate_trigger_delete_jobs_v1 BEFORE DELETE ON procrastinate.procrastinate_jobs FOR EACH ROW EXECUTE FUNCTION procrastinate.procrastinate_unlink_periodic_defers_v1();
+
+--
+-- Name: procrastinate_jobs procrastinate_trigger_scheduled_events_v1; Type: TRIGGER; Schema: procrastinate; Owner: -
+--
+
+CREATE TRIGGER procrastinate_trigger_scheduled_events_v1 AFTER INSERT OR UPDATE ON procrastinate.procrastinate_jobs FOR EACH ROW WHEN (((new.scheduled_at IS NOT NULL) AND (new.status = 'todo'::procrastinate.procrastinate_job_status))) EXECUTE FUNCTION procrastinate.procrastinate_trigger_function_scheduled_events_v1();
+
+--
+-- Name: procrastinate_jobs procrastinate_trigger_status_events_insert_v1; Type: TRIGGER; Schema: procrastinate; Owner: -
+--
+
+CREATE TRIGGER procrastinate_trigger_status_events_insert_v1 AFTER INSERT ON procrastinate.procrastinate_jobs FOR EACH ROW WHEN ((new.status = 'todo'::procrastinate.procrastinate_job_status)) EXECUTE FUNCTION procrastinate.procrastinate_trigger_function_status_events_insert_v1();
+
+--
+-- Name: procrastinate_jobs procrastinate_trigger_status_events_update_v1; Type: TRIGGER; Schema: procrastinate; Owner: -
+--
+
+CREATE TRIGGER procrastinate_trigger_status_events_update_v1 AFTER UPDATE OF status ON procrastinate.procrastinate_jobs FOR EACH ROW EXECUTE FUNCTION procrastinate.procrastinate_trigger_function_status_events_update_v1();
+
+--
+-- Name: audit_log audit_log_append_only; Type: TRIGGER; Schema: store; Owner: -
+--
+
+CREATE TRIGGER audit_log_append_only BEFORE DELETE OR UPDATE ON store.audit_log FOR EACH ROW EXECUTE FUNCTION store.refuse_change();
+
+--
+-- Name: api_keys config_changed; Type: TRIGGER; Schema: store; Owner: -
+--
+
+CREATE TRIGGER config_changed AFTER INSERT OR DELETE OR UPDATE ON store.api_keys FOR EACH STATEMENT EXECUTE FUNCTION store.notify_config();
+
+--
+-- Name: categories config_changed; Type: TRIGGER; Schema: store; Owner: -
+--
+
+CREATE TRIGGER config_changed AFTER INSERT OR DELETE OR UPDATE ON store.categories FOR EACH STATEMENT EXECUTE FUNCTION store.notify_config();
+
+--
+-- Name: templates config_changed; Type: TRIGGER; Schema: store; Owner: -
+--
+
+CREATE TRIGGER config_changed AFTER INSERT OR DELETE OR UPDATE ON store.templates FOR EACH STATEMENT EXECUTE FUNCTION store.notify_config();
+
+--
+-- Name: tenants config_changed; Type: TRIGGER; Schema: store; Owner: -
+--
+
+CREATE TRIGGER config_changed AFTER INSERT OR DELETE OR UPDATE ON store.tenants FOR EACH STATEMENT EXECUTE FUNCTION store.notify_config();
+
+--
+-- Name: deliveries deliveries_proven; Type: TRIGGER; Schema: store; Owner: -
+--
+
+CREATE TRIGGER deliveries_proven BEFORE UPDATE OF state, evidence_id ON store.deliveries FOR EACH ROW WHEN ((new.state = 'delivered'::text)) EXECUTE FUNCTION store.check_delivered();
+
+--
+-- Name: deliveries deliveries_proven_at_birth; Type: TRIGGER; Schema: store; Owner: -
+--
+
+CREATE TRIGGER deliveries_proven_at_birth BEFORE INSERT ON store.deliveries FOR EACH ROW WHEN ((new.state = 'delivered'::text)) EXECUTE FUNCTION store.check_delivered();
+
+--
+-- Name: events events_append_only; Type: TRIGGER; Schema: store; Owner: -
+--
+
+CREATE TRIGGER events_append_only BEFORE DELETE OR UPDATE ON store.events FOR EACH ROW EXECUTE FUNCTION store.refuse_change();
+
+--
+-- Name: regions regions_epoch_grows; Type: TRIGGER; Schema: store; Owner: -
+--
+
+CREATE TRIGGER regions_epoch_grows BEFORE UPDATE ON store.regions FOR EACH ROW EXECUTE FUNCTION store.keep_epoch_growing();
+
+--
+-- Name: templates templates_immutable; Type: TRIGGER; Schema: store; Owner: -
+--
+
+CREATE TRIGGER templates_immutable BEFORE DELETE OR UPDATE ON store.templates FOR EACH ROW EXECUTE FUNCTION store.keep_template_immutable();
+
+--
+-- Name: procrastinate_events procrastinate_events_job_id_fkey; Type: FK CONSTRAINT; Schema: procrastinate; Owner: -
+--
+
+ALTER TABLE ONLY procrastinate.procrastinate_events
+    ADD CONSTRAINT procrastinate_events_job_id_fkey FOREIGN KEY (job_id) REFERENCES procrastinate.procrastinate_jobs(id) ON DELETE CASCADE;
+
+--
+-- Name: procrastinate_jobs procrastinate_jobs_worker_id_fkey; Type: FK CONSTRAINT; Schema: procrastinate; Owner: -
+--
+
+ALTER TABLE ONLY procrastinate.procrastinate_jobs
+    ADD CONSTRAINT procrastinate_jobs_worker_id_fkey FOREIGN KEY (worker_id) REFERENCES procrastinate.procrastinate_workers(id) ON DELETE SET NULL;
+
+--
+-- Name: procrastinate_periodic_defers procrastinate_periodic_defers_job_id_fkey; Type: FK CONSTRAINT; Schema: procrastinate; Owner: -
+--
+
+ALTER TABLE ONLY procrastinate.procrastinate_periodic_defers
+    ADD CONSTRAINT procrastinate_periodic_defers_job_id_fkey FOREIGN KEY (job_id) REFERENCES procrastinate.procrastinate_jobs(id);
+
+--
+-- Name: api_keys api_keys_tenant_id_fkey; Type: FK CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.api_keys
+    ADD CONSTRAINT api_keys_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES store.tenants(id) ON DELETE CASCADE;
+
+--
+-- Name: categories categories_tenant_id_fkey; Type: FK CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.categories
+    ADD CONSTRAINT categories_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES store.tenants(id) ON DELETE CASCADE;
+
+--
+-- Name: producers producers_tenant_id_fkey; Type: FK CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.producers
+    ADD CONSTRAINT producers_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES store.tenants(id) ON DELETE CASCADE;
+
+--
+-- Name: recipients recipients_tenant_id_fkey; Type: FK CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.recipients
+    ADD CONSTRAINT recipients_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES store.tenants(id) ON DELETE CASCADE;
+
+--
+-- Name: soft_bounces soft_bounces_tenant_id_fkey; Type: FK CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.soft_bounces
+    ADD CONSTRAINT soft_bounces_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES store.tenants(id) ON DELETE CASCADE;
+
+--
+-- Name: suppressions suppressions_tenant_id_fkey; Type: FK CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.suppressions
+    ADD CONSTRAINT suppressions_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES store.tenants(id) ON DELETE CASCADE;
+
+--
+-- Name: templates templates_tenant_id_fkey; Type: FK CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.templates
+    ADD CONSTRAINT templates_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES store.tenants(id) ON DELETE CASCADE;
+
+--
+-- Name: SCHEMA landed; Type: ACL; Schema: -; Owner: -
+--
+
+GRANT USAGE ON SCHEMA landed TO landed_service;
+GRANT USAGE ON SCHEMA landed TO landed_operator;
+GRANT USAGE ON SCHEMA landed TO landed_producer;
+
+--
+-- Name: SCHEMA reporting; Type: ACL; Schema: -; Owner: -
+--
+
+GRANT USAGE ON SCHEMA reporting TO landed_service;
+GRANT USAGE ON SCHEMA reporting TO landed_operator;
+GRANT USAGE ON SCHEMA reporting TO landed_reporter;
+
+--
+-- Name: SCHEMA store; Type: ACL; Schema: -; Owner: -
+--
+
+GRANT USAGE ON SCHEMA store TO landed_service;
+
+--
+-- Name: TABLE audit_log; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT ON TABLE store.audit_log TO landed_service;
+
+--
+-- Name: FUNCTION _audit(action text, tenant_id integer, target text, reason text, data jsonb); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._audit(action text, tenant_id integer, target text, reason text, data jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._audit(action text, tenant_id integer, target text, reason text, data jsonb) TO landed_service;
+
+--
+-- Name: TABLE categories; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.categories TO landed_service;
+
+--
+-- Name: FUNCTION _category_to_send(tenant_id integer, category text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._category_to_send(tenant_id integer, category text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._category_to_send(tenant_id integer, category text) TO landed_service;
+
+--
+-- Name: FUNCTION _channels_to_send(asked text[], usual text[]); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._channels_to_send(asked text[], usual text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._channels_to_send(asked text[], usual text[]) TO landed_service;
+
+--
+-- Name: FUNCTION _check_address(channel text, address text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._check_address(channel text, address text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._check_address(channel text, address text) TO landed_service;
+
+--
+-- Name: FUNCTION _check_line(field text, value text, length_max integer); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._check_line(field text, value text, length_max integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._check_line(field text, value text, length_max integer) TO landed_service;
+
+--
+-- Name: FUNCTION _check_replay(state text, max_rows integer, commit boolean, reason text, expires_at timestamp with time zone); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._check_replay(state text, max_rows integer, commit boolean, reason text, expires_at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._check_replay(state text, max_rows integer, commit boolean, reason text, expires_at timestamp with time zone) TO landed_service;
+
+--
+-- Name: FUNCTION _check_scope(tenant_id integer, scope text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._check_scope(tenant_id integer, scope text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._check_scope(tenant_id integer, scope text) TO landed_service;
+
+--
+-- Name: FUNCTION _check_times(send_at timestamp with time zone, due timestamp with time zone, expires_at timestamp with time zone); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._check_times(send_at timestamp with time zone, due timestamp with time zone, expires_at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._check_times(send_at timestamp with time zone, due timestamp with time zone, expires_at timestamp with time zone) TO landed_service;
+
+--
+-- Name: FUNCTION _check_variables(tenant_id integer, template_id text, version integer, channels text[], variables jsonb); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._check_variables(tenant_id integer, template_id text, version integer, channels text[], variables jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._check_variables(tenant_id integer, template_id text, version integer, channels text[], variables jsonb) TO landed_service;
+
+--
+-- Name: FUNCTION _check_verdict(verdict text, first_id uuid, original jsonb, request jsonb); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._check_verdict(verdict text, first_id uuid, original jsonb, request jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._check_verdict(verdict text, first_id uuid, original jsonb, request jsonb) TO landed_service;
+
+--
+-- Name: FUNCTION _differing_paths(was jsonb, became jsonb, path text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._differing_paths(was jsonb, became jsonb, path text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._differing_paths(was jsonb, became jsonb, path text) TO landed_service;
+
+--
+-- Name: FUNCTION fingerprint(request jsonb); Type: ACL; Schema: store; Owner: -
+--
+
+GRANT ALL ON FUNCTION store.fingerprint(request jsonb) TO landed_service;
+
+--
+-- Name: FUNCTION shard_of(id uuid); Type: ACL; Schema: store; Owner: -
+--
+
+GRANT ALL ON FUNCTION store.shard_of(id uuid) TO landed_service;
+
+--
+-- Name: TABLE idempotency_keys; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.idempotency_keys TO landed_service;
+
+--
+-- Name: TABLE notifications; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.notifications TO landed_service;
+
+--
+-- Name: FUNCTION _earlier_verdict(tenant_id integer, key text, request jsonb); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._earlier_verdict(tenant_id integer, key text, request jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._earlier_verdict(tenant_id integer, key text, request jsonb) TO landed_service;
+
+--
+-- Name: TABLE deliveries; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.deliveries TO landed_service;
+
+--
+-- Name: FUNCTION _find_delivery(id uuid, tenant text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._find_delivery(id uuid, tenant text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._find_delivery(id uuid, tenant text) TO landed_service;
+
+--
+-- Name: FUNCTION _find_notification(id uuid, tenant text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._find_notification(id uuid, tenant text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._find_notification(id uuid, tenant text) TO landed_service;
+
+--
+-- Name: FUNCTION _held_until(due_at timestamp with time zone, until timestamp with time zone, expires_at timestamp with time zone); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._held_until(due_at timestamp with time zone, until timestamp with time zone, expires_at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._held_until(due_at timestamp with time zone, until timestamp with time zone, expires_at timestamp with time zone) TO landed_service;
+
+--
+-- Name: FUNCTION _is_operator(); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._is_operator() FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._is_operator() TO landed_service;
+
+--
+-- Name: FUNCTION _judge_replay(d store.deliveries, force boolean, OUT verdict text, OUT explanation text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._judge_replay(d store.deliveries, force boolean, OUT verdict text, OUT explanation text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._judge_replay(d store.deliveries, force boolean, OUT verdict text, OUT explanation text) TO landed_service;
+
+--
+-- Name: FUNCTION _lock_address(tenant_id integer, channel text, address text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._lock_address(tenant_id integer, channel text, address text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._lock_address(tenant_id integer, channel text, address text) TO landed_service;
+
+--
+-- Name: FUNCTION _lock_notification(id uuid, tenant text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._lock_notification(id uuid, tenant text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._lock_notification(id uuid, tenant text) TO landed_service;
+
+--
+-- Name: FUNCTION _need_reason(reason text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._need_reason(reason text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._need_reason(reason text) TO landed_service;
+
+--
+-- Name: FUNCTION _refuse(code text, field text, problem text, detail text, hint text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._refuse(code text, field text, problem text, detail text, hint text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._refuse(code text, field text, problem text, detail text, hint text) TO landed_service;
+
+--
+-- Name: FUNCTION _replay_candidates(delivery_id uuid, owner_id integer, state text, template_id text, category text, provider text, since timestamp with time zone, until timestamp with time zone, max_rows integer); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._replay_candidates(delivery_id uuid, owner_id integer, state text, template_id text, category text, provider text, since timestamp with time zone, until timestamp with time zone, max_rows integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._replay_candidates(delivery_id uuid, owner_id integer, state text, template_id text, category text, provider text, since timestamp with time zone, until timestamp with time zone, max_rows integer) TO landed_service;
+
+--
+-- Name: FUNCTION _replay_one(d store.deliveries, verdict text, reason text, expires_at timestamp with time zone, asked jsonb); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._replay_one(d store.deliveries, verdict text, reason text, expires_at timestamp with time zone, asked jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._replay_one(d store.deliveries, verdict text, reason text, expires_at timestamp with time zone, asked jsonb) TO landed_service;
+
+--
+-- Name: FUNCTION _request(recipient_id text, category text, template_id text, template_version integer, channels text[], variables jsonb, send_at timestamp with time zone, expires_at timestamp with time zone); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._request(recipient_id text, category text, template_id text, template_version integer, channels text[], variables jsonb, send_at timestamp with time zone, expires_at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._request(recipient_id text, category text, template_id text, template_version integer, channels text[], variables jsonb, send_at timestamp with time zone, expires_at timestamp with time zone) TO landed_service;
+
+--
+-- Name: TABLE attempts; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.attempts TO landed_service;
+
+--
+-- Name: FUNCTION _resolve_not_sent(d store.deliveries, a store.attempts); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._resolve_not_sent(d store.deliveries, a store.attempts) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._resolve_not_sent(d store.deliveries, a store.attempts) TO landed_service;
+
+--
+-- Name: FUNCTION _resolve_sent(d store.deliveries, a store.attempts); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._resolve_sent(d store.deliveries, a store.attempts) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._resolve_sent(d store.deliveries, a store.attempts) TO landed_service;
+
+--
+-- Name: FUNCTION uuid_v7(); Type: ACL; Schema: store; Owner: -
+--
+
+GRANT ALL ON FUNCTION store.uuid_v7() TO landed_service;
+
+--
+-- Name: FUNCTION new_id(shard smallint); Type: ACL; Schema: store; Owner: -
+--
+
+GRANT ALL ON FUNCTION store.new_id(shard smallint) TO landed_service;
+
+--
+-- Name: TABLE events; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT ON TABLE store.events TO landed_service;
+
+--
+-- Name: FUNCTION _tell(shard smallint, tenant_id integer, notification_id uuid, delivery_id uuid, kind text, data jsonb); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._tell(shard smallint, tenant_id integer, notification_id uuid, delivery_id uuid, kind text, data jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._tell(shard smallint, tenant_id integer, notification_id uuid, delivery_id uuid, kind text, data jsonb) TO landed_service;
+
+--
+-- Name: FUNCTION _template_to_send(tenant_id integer, template_id text, version integer, channels text[]); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._template_to_send(tenant_id integer, template_id text, version integer, channels text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._template_to_send(tenant_id integer, template_id text, version integer, channels text[]) TO landed_service;
+
+--
+-- Name: FUNCTION _tenant(tenant text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._tenant(tenant text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._tenant(tenant text) TO landed_service;
+
+--
+-- Name: FUNCTION _tenant_of_sender(tenant text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._tenant_of_sender(tenant text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._tenant_of_sender(tenant text) TO landed_service;
+
+--
+-- Name: FUNCTION _uncancellable(d store.deliveries); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._uncancellable(d store.deliveries) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._uncancellable(d store.deliveries) TO landed_service;
+
+--
+-- Name: FUNCTION _until_when(due_at timestamp with time zone, expires_at timestamp with time zone); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._until_when(due_at timestamp with time zone, expires_at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._until_when(due_at timestamp with time zone, expires_at timestamp with time zone) TO landed_service;
+
+--
+-- Name: FUNCTION _validity_max(); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._validity_max() FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._validity_max() TO landed_service;
+
+--
+-- Name: FUNCTION _validity(tenant_id integer, category text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._validity(tenant_id integer, category text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._validity(tenant_id integer, category text) TO landed_service;
+
+--
+-- Name: TABLE provider_states; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.provider_states TO landed_service;
+
+--
+-- Name: FUNCTION _why_delivery(d store.deliveries); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._why_delivery(d store.deliveries) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._why_delivery(d store.deliveries) TO landed_service;
+
+--
+-- Name: FUNCTION _why_notification(n store.notifications); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._why_notification(n store.notifications) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._why_notification(n store.notifications) TO landed_service;
+
+--
+-- Name: FUNCTION accept(items jsonb, key_ttl interval); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed.accept(items jsonb, key_ttl interval) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed.accept(items jsonb, key_ttl interval) TO landed_service;
+
+--
+-- Name: FUNCTION cancel(notification_id uuid, reason text, tenant text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed.cancel(notification_id uuid, reason text, tenant text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed.cancel(notification_id uuid, reason text, tenant text) TO landed_service;
+GRANT ALL ON FUNCTION landed.cancel(notification_id uuid, reason text, tenant text) TO landed_operator;
+
+--
+-- Name: FUNCTION explain(notification_id uuid, tenant text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed.explain(notification_id uuid, tenant text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed.explain(notification_id uuid, tenant text) TO landed_service;
+GRANT ALL ON FUNCTION landed.explain(notification_id uuid, tenant text) TO landed_operator;
+
+--
+-- Name: FUNCTION grant_producer(role name, tenant text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed.grant_producer(role name, tenant text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed.grant_producer(role name, tenant text) TO landed_service;
+
+--
+-- Name: FUNCTION hold(notification_id uuid, reason text, until timestamp with time zone, tenant text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed.hold(notification_id uuid, reason text, until timestamp with time zone, tenant text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed.hold(notification_id uuid, reason text, until timestamp with time zone, tenant text) TO landed_service;
+GRANT ALL ON FUNCTION landed.hold(notification_id uuid, reason text, until timestamp with time zone, tenant text) TO landed_operator;
+
+--
+-- Name: FUNCTION release(notification_id uuid, reason text, tenant text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed.release(notification_id uuid, reason text, tenant text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed.release(notification_id uuid, reason text, tenant text) TO landed_service;
+GRANT ALL ON FUNCTION landed.release(notification_id uuid, reason text, tenant text) TO landed_operator;
+
+--
+-- Name: FUNCTION rendered(delivery_id uuid, tenant text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed.rendered(delivery_id uuid, tenant text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed.rendered(delivery_id uuid, tenant text) TO landed_service;
+GRANT ALL ON FUNCTION landed.rendered(delivery_id uuid, tenant text) TO landed_operator;
+
+--
+-- Name: FUNCTION replay(delivery_id uuid, tenant text, state text, template_id text, category text, provider text, since timestamp with time zone, until timestamp with time zone, max_rows integer, commit boolean, force boolean, reason text, expires_at timestamp with time zone); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed.replay(delivery_id uuid, tenant text, state text, template_id text, category text, provider text, since timestamp with time zone, until timestamp with time zone, max_rows integer, commit boolean, force boolean, reason text, expires_at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed.replay(delivery_id uuid, tenant text, state text, template_id text, category text, provider text, since timestamp with time zone, until timestamp with time zone, max_rows integer, commit boolean, force boolean, reason text, expires_at timestamp with time zone) TO landed_service;
+GRANT ALL ON FUNCTION landed.replay(delivery_id uuid, tenant text, state text, template_id text, category text, provider text, since timestamp with time zone, until timestamp with time zone, max_rows integer, commit boolean, force boolean, reason text, expires_at timestamp with time zone) TO landed_operator;
+
+--
+-- Name: FUNCTION resolve(delivery_id uuid, verdict text, reason text, tenant text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed.resolve(delivery_id uuid, verdict text, reason text, tenant text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed.resolve(delivery_id uuid, verdict text, reason text, tenant text) TO landed_service;
+GRANT ALL ON FUNCTION landed.resolve(delivery_id uuid, verdict text, reason text, tenant text) TO landed_operator;
+
+--
+-- Name: FUNCTION revoke_producer(role name, tenant text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed.revoke_producer(role name, tenant text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed.revoke_producer(role name, tenant text) TO landed_service;
+
+--
+-- Name: FUNCTION send(tenant text, recipient_id text, template_id text, variables jsonb, category text, idempotency_key text, channels text[], template_version integer, send_at timestamp with time zone, expires_at timestamp with time zone, wake boolean); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed.send(tenant text, recipient_id text, template_id text, variables jsonb, category text, idempotency_key text, channels text[], template_version integer, send_at timestamp with time zone, expires_at timestamp with time zone, wake boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed.send(tenant text, recipient_id text, template_id text, variables jsonb, category text, idempotency_key text, channels text[], template_version integer, send_at timestamp with time zone, expires_at timestamp with time zone, wake boolean) TO landed_service;
+GRANT ALL ON FUNCTION landed.send(tenant text, recipient_id text, template_id text, variables jsonb, category text, idempotency_key text, channels text[], template_version integer, send_at timestamp with time zone, expires_at timestamp with time zone, wake boolean) TO landed_producer;
+
+--
+-- Name: FUNCTION suppress(tenant text, channel text, address text, reason_text text, scope text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed.suppress(tenant text, channel text, address text, reason_text text, scope text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed.suppress(tenant text, channel text, address text, reason_text text, scope text) TO landed_service;
+GRANT ALL ON FUNCTION landed.suppress(tenant text, channel text, address text, reason_text text, scope text) TO landed_operator;
+
+--
+-- Name: FUNCTION timeline(notification_id uuid, tenant text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed.timeline(notification_id uuid, tenant text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed.timeline(notification_id uuid, tenant text) TO landed_service;
+GRANT ALL ON FUNCTION landed.timeline(notification_id uuid, tenant text) TO landed_operator;
+
+--
+-- Name: FUNCTION unsuppress(tenant text, channel text, address text, reason_text text, scope text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed.unsuppress(tenant text, channel text, address text, reason_text text, scope text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed.unsuppress(tenant text, channel text, address text, reason_text text, scope text) TO landed_service;
+GRANT ALL ON FUNCTION landed.unsuppress(tenant text, channel text, address text, reason_text text, scope text) TO landed_operator;
+
+--
+-- Name: FUNCTION id_floor(at timestamp with time zone); Type: ACL; Schema: store; Owner: -
+--
+
+GRANT ALL ON FUNCTION store.id_floor(at timestamp with time zone) TO landed_service;
+
+--
+-- Name: FUNCTION normalise_address(channel text, address text); Type: ACL; Schema: store; Owner: -
+--
+
+GRANT ALL ON FUNCTION store.normalise_address(channel text, address text) TO landed_service;
+
+--
+-- Name: FUNCTION address_bucket(tenant_id integer, channel text, address text); Type: ACL; Schema: store; Owner: -
+--
+
+GRANT ALL ON FUNCTION store.address_bucket(tenant_id integer, channel text, address text) TO landed_service;
+
+--
+-- Name: FUNCTION check_delivered(); Type: ACL; Schema: store; Owner: -
+--
+
+GRANT ALL ON FUNCTION store.check_delivered() TO landed_service;
+
+--
+-- Name: FUNCTION children_from(parent uuid); Type: ACL; Schema: store; Owner: -
+--
+
+GRANT ALL ON FUNCTION store.children_from(parent uuid) TO landed_service;
+
+--
+-- Name: FUNCTION children_to(parent uuid); Type: ACL; Schema: store; Owner: -
+--
+
+GRANT ALL ON FUNCTION store.children_to(parent uuid) TO landed_service;
+
+--
+-- Name: FUNCTION drop_partitions(through_day date, dead_letter_retention interval); Type: ACL; Schema: store; Owner: -
+--
+
+GRANT ALL ON FUNCTION store.drop_partitions(through_day date, dead_letter_retention interval) TO landed_service;
+
+--
+-- Name: FUNCTION ensure_partitions(first_day date, last_day date); Type: ACL; Schema: store; Owner: -
+--
+
+GRANT ALL ON FUNCTION store.ensure_partitions(first_day date, last_day date) TO landed_service;
+
+--
+-- Name: FUNCTION id_time(id uuid); Type: ACL; Schema: store; Owner: -
+--
+
+GRANT ALL ON FUNCTION store.id_time(id uuid) TO landed_service;
+
+--
+-- Name: FUNCTION keep_epoch_growing(); Type: ACL; Schema: store; Owner: -
+--
+
+GRANT ALL ON FUNCTION store.keep_epoch_growing() TO landed_service;
+
+--
+-- Name: FUNCTION keep_template_immutable(); Type: ACL; Schema: store; Owner: -
+--
+
+GRANT ALL ON FUNCTION store.keep_template_immutable() TO landed_service;
+
+--
+-- Name: FUNCTION new_child_id(parent uuid); Type: ACL; Schema: store; Owner: -
+--
+
+GRANT ALL ON FUNCTION store.new_child_id(parent uuid) TO landed_service;
+
+--
+-- Name: FUNCTION notify_config(); Type: ACL; Schema: store; Owner: -
+--
+
+GRANT ALL ON FUNCTION store.notify_config() TO landed_service;
+
+--
+-- Name: FUNCTION refuse_change(); Type: ACL; Schema: store; Owner: -
+--
+
+GRANT ALL ON FUNCTION store.refuse_change() TO landed_service;
+
+--
+-- Name: FUNCTION shard_for(tenant_id integer, recipient_id text); Type: ACL; Schema: store; Owner: -
+--
+
+GRANT ALL ON FUNCTION store.shard_for(tenant_id integer, recipient_id text) TO landed_service;
+
+--
+-- Name: FUNCTION take_tokens(bucket text, wanted integer, rate double precision, burst double precision, OUT granted integer, OUT retry_after_seconds double precision); Type: ACL; Schema: store; Owner: -
+--
+
+GRANT ALL ON FUNCTION store.take_tokens(bucket text, wanted integer, rate double precision, burst double precision, OUT granted integer, OUT retry_after_seconds double precision) TO landed_service;
+
+--
+-- Name: TABLE tenants; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.tenants TO landed_service;
+
+--
+-- Name: TABLE attempts; Type: ACL; Schema: reporting; Owner: -
+--
+
+GRANT SELECT ON TABLE reporting.attempts TO landed_service;
+GRANT SELECT ON TABLE reporting.attempts TO landed_operator;
+GRANT SELECT ON TABLE reporting.attempts TO landed_reporter;
+
+--
+-- Name: TABLE bounce_rate_by_domain; Type: ACL; Schema: reporting; Owner: -
+--
+
+GRANT SELECT ON TABLE reporting.bounce_rate_by_domain TO landed_service;
+GRANT SELECT ON TABLE reporting.bounce_rate_by_domain TO landed_operator;
+GRANT SELECT ON TABLE reporting.bounce_rate_by_domain TO landed_reporter;
+
+--
+-- Name: TABLE dead_letters; Type: ACL; Schema: reporting; Owner: -
+--
+
+GRANT SELECT ON TABLE reporting.dead_letters TO landed_service;
+GRANT SELECT ON TABLE reporting.dead_letters TO landed_operator;
+GRANT SELECT ON TABLE reporting.dead_letters TO landed_reporter;
+
+--
+-- Name: TABLE deliveries; Type: ACL; Schema: reporting; Owner: -
+--
+
+GRANT SELECT ON TABLE reporting.deliveries TO landed_service;
+GRANT SELECT ON TABLE reporting.deliveries TO landed_operator;
+GRANT SELECT ON TABLE reporting.deliveries TO landed_reporter;
+
+--
+-- Name: TABLE providers; Type: ACL; Schema: reporting; Owner: -
+--
+
+GRANT SELECT ON TABLE reporting.providers TO landed_service;
+GRANT SELECT ON TABLE reporting.providers TO landed_operator;
+GRANT SELECT ON TABLE reporting.providers TO landed_reporter;
+
+--
+-- Name: TABLE inbound_events; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.inbound_events TO landed_service;
+
+--
+-- Name: TABLE stuck; Type: ACL; Schema: reporting; Owner: -
+--
+
+GRANT SELECT ON TABLE reporting.stuck TO landed_service;
+GRANT SELECT ON TABLE reporting.stuck TO landed_operator;
+GRANT SELECT ON TABLE reporting.stuck TO landed_reporter;
+
+--
+-- Name: TABLE suppressions; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.suppressions TO landed_service;
+
+--
+-- Name: TABLE suppressions; Type: ACL; Schema: reporting; Owner: -
+--
+
+GRANT SELECT ON TABLE reporting.suppressions TO landed_service;
+GRANT SELECT ON TABLE reporting.suppressions TO landed_operator;
+GRANT SELECT ON TABLE reporting.suppressions TO landed_reporter;
+
+--
+-- Name: TABLE timeline; Type: ACL; Schema: reporting; Owner: -
+--
+
+GRANT SELECT ON TABLE reporting.timeline TO landed_service;
+GRANT SELECT ON TABLE reporting.timeline TO landed_operator;
+GRANT SELECT ON TABLE reporting.timeline TO landed_reporter;
+
+--
+-- Name: TABLE unconfirmed; Type: ACL; Schema: reporting; Owner: -
+--
+
+GRANT SELECT ON TABLE reporting.unconfirmed TO landed_service;
+GRANT SELECT ON TABLE reporting.unconfirmed TO landed_operator;
+GRANT SELECT ON TABLE reporting.unconfirmed TO landed_reporter;
+
+--
+-- Name: TABLE waiting; Type: ACL; Schema: reporting; Owner: -
+--
+
+GRANT SELECT ON TABLE reporting.waiting TO landed_service;
+GRANT SELECT ON TABLE reporting.waiting TO landed_operator;
+GRANT SELECT ON TABLE reporting.waiting TO landed_reporter;
+
+--
+-- Name: TABLE webhook_refusals; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.webhook_refusals TO landed_service;
+
+--
+-- Name: TABLE webhook_refusals; Type: ACL; Schema: reporting; Owner: -
+--
+
+GRANT SELECT ON TABLE reporting.webhook_refusals TO landed_service;
+GRANT SELECT ON TABLE reporting.webhook_refusals TO landed_operator;
+GRANT SELECT ON TABLE reporting.webhook_refusals TO landed_reporter;
+
+--
+-- Name: TABLE workers; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.workers TO landed_service;
+
+--
+-- Name: TABLE workers; Type: ACL; Schema: reporting; Owner: -
+--
+
+GRANT SELECT ON TABLE reporting.workers TO landed_service;
+GRANT SELECT ON TABLE reporting.workers TO landed_operator;
+GRANT SELECT ON TABLE reporting.workers TO landed_reporter;
+
+--
+-- Name: TABLE alembic_version; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.alembic_version TO landed_service;
+
+--
+-- Name: TABLE api_keys; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.api_keys TO landed_service;
+
+--
+-- Name: TABLE producers; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.producers TO landed_service;
+
+--
+-- Name: TABLE rate_buckets; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.rate_buckets TO landed_service;
+
+--
+-- Name: TABLE recipients; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.recipients TO landed_service;
+
+--
+-- Name: TABLE regions; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.regions TO landed_service;
+
+--
+-- Name: TABLE soft_bounces; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.soft_bounces TO landed_service;
+
+--
+-- Name: TABLE templates; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.templates TO landed_service;
+
+--
+-- Name: TABLE webhook_tokens; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.webhook_tokens TO landed_service;
+
+--
+-- PostgreSQL database dump complete
+--
