@@ -132,7 +132,8 @@ class Database:
                     await conn.rollback()
                 raise
             if conn.info.transaction_status == psycopg.pq.TransactionStatus.INERROR:
-                # Somebody swallowed an error: the server would answer the commit with a rollback, and call it a success.
+                # Somebody swallowed an error: the server would answer the commit with a rollback, and call that a
+                # success.
                 await conn.rollback()
                 raise NotDurable("a statement had failed: the transaction was rolled back")
             if durable:
