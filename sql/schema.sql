@@ -1909,7 +1909,7 @@ COMMENT ON FUNCTION landed.revoke_producer(role name, tenant text) IS 'Takes tha
 CREATE FUNCTION landed.send(tenant text, recipient_id text, template_id text, variables jsonb DEFAULT '{}'::jsonb, category text DEFAULT NULL::text, idempotency_key text DEFAULT NULL::text, channels text[] DEFAULT NULL::text[], template_version integer DEFAULT NULL::integer, send_at timestamp with time zone DEFAULT NULL::timestamp with time zone, expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, wake boolean DEFAULT false) RETURNS uuid
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
+    AS $_$
 DECLARE
     sender_tenant_id int := landed._tenant_of_sender(tenant);
     request jsonb := landed._request(recipient_id, category, template_id, template_version, channels, variables, send_at,
@@ -1925,6 +1925,11 @@ BEGIN
     PERFORM landed._check_line('category', category, 100);
     IF idempotency_key IS NOT NULL THEN
         PERFORM landed._check_line('idempotency_key', idempotency_key, 255);
+        -- The key may come again in a REST header, which carries no more than this.
+        IF idempotency_key !~ '^[ -~]+$' THEN
+            PERFORM landed._refuse('invalid_parameter_value', 'idempotency_key', 'has characters beyond printable ASCII',
+                'REST and SQL share their keys, and REST takes them in a header.', 'Use letters, digits and punctuation.');
+        END IF;
         -- What was answered once is answered again, whatever has been archived or switched off since (I15).
         SELECT e.* INTO answer FROM landed._earlier_verdict(sender_tenant_id, idempotency_key, request) AS e;
         IF FOUND THEN
@@ -1962,7 +1967,7 @@ BEGIN
     END IF;
     RETURN answer.notification_id;
 END
-$$;
+$_$;
 
 --
 -- Name: FUNCTION send(tenant text, recipient_id text, template_id text, variables jsonb, category text, idempotency_key text, channels text[], template_version integer, send_at timestamp with time zone, expires_at timestamp with time zone, wake boolean); Type: COMMENT; Schema: landed; Owner: -

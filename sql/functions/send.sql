@@ -30,6 +30,11 @@ BEGIN
     PERFORM landed._check_line('category', category, 100);
     IF idempotency_key IS NOT NULL THEN
         PERFORM landed._check_line('idempotency_key', idempotency_key, 255);
+        -- The key may come again in a REST header, which carries no more than this.
+        IF idempotency_key !~ '^[ -~]+$' THEN
+            PERFORM landed._refuse('invalid_parameter_value', 'idempotency_key', 'has characters beyond printable ASCII',
+                'REST and SQL share their keys, and REST takes them in a header.', 'Use letters, digits and punctuation.');
+        END IF;
         -- What was answered once is answered again, whatever has been archived or switched off since (I15).
         SELECT e.* INTO answer FROM landed._earlier_verdict(sender_tenant_id, idempotency_key, request) AS e;
         IF FOUND THEN

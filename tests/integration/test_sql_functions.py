@@ -328,6 +328,7 @@ WRONG_FIELDS = [
     ({"idempotency_key": ""}, "idempotency_key", "is required"),
     ({"idempotency_key": "k" * 256}, "idempotency_key", "more than 255 characters"),
     ({"idempotency_key": "a\nb"}, "idempotency_key", "control characters"),
+    ({"idempotency_key": "bestellung-№-7"}, "idempotency_key", "beyond printable ASCII"),
     ({"channels": []}, "channels", "must name channels"),
     ({"channels": ["pigeon"]}, "channels", "must name channels"),
     ({"channels": ["email", "email"]}, "channels", "must name channels"),
