@@ -105,9 +105,9 @@ class Bounces(Section):
 
 
 class Worker(Section):
-    claim_max: int = 400  # rows in one claim; G must cover handing them to the network
+    claim_max: int = 800  # rows in one claim; G must cover handing them to the network
     concurrency: int = 200  # provider calls under way at once, per lane
-    in_hand_max: int = 1000  # deliveries claimed and not yet recorded, per lane: enough that no step waits for another
+    in_hand_max: int = 2000  # deliveries claimed and not yet recorded, per lane: enough that no step waits for another
     retry_share: float = Field(default=0.25, gt=0, lt=1)  # of a claim, so that retries never starve first attempts
     poll_seconds: Seconds = 1.0  # wake-ups are hints; this is what correctness rests on
     heartbeat_seconds: Seconds = 5.0

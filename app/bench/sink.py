@@ -58,7 +58,7 @@ class Sink(asyncio.Protocol):
 
 
 async def serve(port: int) -> None:
-    server = await asyncio.get_running_loop().create_server(Sink, "127.0.0.1", port)
+    server = await asyncio.get_running_loop().create_server(Sink, "127.0.0.1", port, backlog=2048)
     print("ready", flush=True)  # noqa: T201 - the parent waits for this line
     await server.serve_forever()
 

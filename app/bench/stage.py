@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from uuid import uuid4
@@ -23,6 +24,7 @@ HOST = "127.0.0.1"
 RECIPIENTS = 20_000
 ACCEPT_GROUP = 1000
 POLL_SECONDS = 0.2
+STANDSTILL_SECONDS = 60.0  # longer than any lease or timeout on the way
 HTML = (
     "<p>Hello {{ name }}, your order <b>{{ order }}</b> is on its way.</p>" + "<p>Thank you for your custom.</p>" * 20
 )
@@ -167,11 +169,15 @@ def environment(dsn: str, sink_port: int) -> dict[str, str]:
     }
 
 
-async def until_sent(db: Database, count: int, *, klass: str, seconds_max: float = 600) -> None:
-    """Until ``count`` deliveries of a class were taken by the provider. Raises TimeoutError."""
-    async with asyncio.timeout(seconds_max):
-        while await sent(db, klass) < count:  # noqa: ASYNC110 - another process does it
-            await asyncio.sleep(POLL_SECONDS)
+async def until_sent(db: Database, count: int, *, klass: str) -> None:
+    """Until ``count`` deliveries of a class were taken by the provider. Raises RuntimeError at a standstill."""
+    done, since = -1, time.monotonic()
+    while (now := await sent(db, klass)) < count:
+        if now != done:
+            done, since = now, time.monotonic()
+        elif time.monotonic() - since > STANDSTILL_SECONDS:
+            raise RuntimeError(f"{now} of {count} were sent, and for {STANDSTILL_SECONDS:g} s no more: see the log")
+        await asyncio.sleep(POLL_SECONDS)
 
 
 async def sent(db: Database, klass: str) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,6 +43,8 @@ log = structlog.get_logger()
 RECORD_MAX = 500  # outcomes in one statement
 TEMPLATES_KEPT_MAX = 5000  # versions never change, so they never go stale; a few KB each
 DATABASE_RETRY_SECONDS = 0.5
+CALL_SECONDS_FIRST = 0.1  # what a call is thought to take until calls have been made
+CALL_SECONDS_WEIGHT = 0.05  # of the newest call in the running average: some twenty calls change one's mind
 RENDER_RETRY_SECONDS = 5.0
 DETAIL_CHARS_MAX = 500
 
@@ -91,8 +94,10 @@ class Dispatcher:
         self._signing_key = signing_key
         self._policy = retry_policy(settings, lane.klass)
         self._templates: dict[tuple[int, str, int], TemplateSource] = {}
-        self._free = settings.worker.in_hand_max
-        self._lines = asyncio.Semaphore(settings.worker.concurrency)
+        self._in_hand = 0
+        self._call_seconds = CALL_SECONDS_FIRST
+        self._ready: deque[tuple[Claimed, Rendered, Provider, float]] = deque()
+        self._senders = 0
         self._freed = asyncio.Event()
         self._finished: list[Finished] = []
         self._to_record = asyncio.Event()
@@ -154,7 +159,7 @@ class Dispatcher:
         """Claims as much as there is room for and starts its calls. Answers how many rows were taken up."""
         await self._room()
         self.woken.clear()
-        limit = min(self._free, self._settings.worker.claim_max)
+        limit = min(self._free(), self._settings.worker.claim_max)
         if self._stopping or limit == 0:
             return 0
         began = time.monotonic()
@@ -173,15 +178,25 @@ class Dispatcher:
                 crash_point(Step.BEFORE_CLAIM_COMMIT)
         if claimed:
             crash_point(Step.AFTER_CLAIM_COMMIT)
-            self._free -= len(claimed)
+            self._in_hand += len(claimed)
             self._spawn(self._send_batch(claimed, began))
         return taken
 
     async def _room(self) -> None:
         """Waits until a fair part of our hands is free: a claim of one row costs as much as one of a hundred."""
-        while self._free < max(1, self._settings.worker.in_hand_max // 4) and not self._stopping:
+        while self._free() < max(1, self._hands() // 4) and not self._stopping:
             self._freed.clear()
             await self._freed.wait()
+
+    def _free(self) -> int:
+        return max(0, self._hands() - self._in_hand)
+
+    def _hands(self) -> int:
+        """How many deliveries to hold: enough to keep every line busy while the next claim is made, but no more than
+        can be called within half the gate at the pace the provider keeps."""
+        worker = self._settings.worker
+        paced = int(worker.concurrency * self._settings.times.gate_seconds / 2 / self._call_seconds)
+        return max(worker.concurrency, min(worker.in_hand_max, paced))
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -204,9 +219,20 @@ class Dispatcher:
         provider = self._providers.get(self.lane.provider)
         for claimed, rendered in zip(batch, results, strict=True):
             if isinstance(rendered, Rendered):
-                self._spawn(self._send(claimed, rendered, provider, began))
+                self._ready.append((claimed, rendered, provider, began))
             else:
                 self._finish(claimed, _render_failure(rendered), None)
+        for _ in range(min(len(self._ready), self._settings.worker.concurrency - self._senders)):
+            self._senders += 1
+            self._spawn(self._send_while_ready())
+
+    async def _send_while_ready(self) -> None:
+        """One of the few that send: a task for every message, each waiting for its turn, would cost a tenth more."""
+        try:
+            while self._ready:
+                await self._send(*self._ready.popleft())
+        finally:
+            self._senders -= 1
 
     async def _render(self, batch: Sequence[Claimed]) -> list[Rendered | TemplateRenderError]:
         wanted = {_template_key(claimed) for claimed in batch}
@@ -243,8 +269,7 @@ class Dispatcher:
     async def _send(self, claimed: Claimed, rendered: Rendered, provider: Provider, began: float) -> None:
         outcome = Outcome(OutcomeKind.UNKNOWN, "the call ended without an outcome")
         try:
-            async with self._lines:
-                outcome = await self._call(claimed, rendered, provider, began)
+            outcome = await self._call(claimed, rendered, provider, began)
         except Exception as error:
             # A mistake of ours after the intent: what left the socket is not known, so it is resolved, not resent.
             log.exception("send_failed", delivery_id=str(claimed.id), error=type(error).__name__)
@@ -265,6 +290,8 @@ class Dispatcher:
             response = await self._transport.send(request, deadline)
         except TransportError as error:
             return classify_transport_error(error)
+        finally:
+            self._call_seconds += CALL_SECONDS_WEIGHT * (time.monotonic() - now - self._call_seconds)
         return provider.interpret(response, datetime.now(UTC))
 
     def _message(self, claimed: Claimed, rendered: Rendered) -> EmailMessage:
@@ -297,7 +324,7 @@ class Dispatcher:
     # Record -----------------------------------------------------------------------------------------------------
 
     def _finish(self, claimed: Claimed, outcome: Outcome, content_hash: bytes | None) -> None:
-        self._free += 1
+        self._in_hand -= 1
         self._freed.set()
         self._finished.append(Finished(claimed, outcome, content_hash))
         self._to_record.set()
