@@ -26,6 +26,7 @@ HOT_PATH_OPTIONS = (
     "-c plan_cache_mode=force_generic_plan"
 )
 
+WAKE = "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)"
 CONNECT_SECONDS_MAX = 5
 RECONNECT_SECONDS = 1.0
 COMMIT_SECONDS_MAX = 10.0
@@ -190,11 +191,16 @@ class Database:
 
     async def wake(self, channel: str, payload: str = "") -> None:
         """Sends a hint. In its own transaction that waits for no disk and no standby, because a NOTIFY holds a
-        database-wide lock while its transaction commits. A hint that cannot be sent is lost, and that is fine."""
+        database-wide lock while its transaction commits; in one statement, because a hint should be quick. A hint
+        that cannot be sent is lost, and that is fine."""
         try:
-            async with self.transaction() as conn:
-                await conn.execute("SET LOCAL synchronous_commit = off")
-                await conn.execute("SELECT pg_notify(%s, %s)", (channel, payload))
+            async with self._connection() as conn:
+                await conn.set_autocommit(True)
+                try:
+                    await conn.execute(WAKE, (channel, payload))
+                finally:
+                    if not conn.closed:
+                        await conn.set_autocommit(False)
         except (Unavailable, psycopg.Error):
             log.debug("wake_lost", channel=channel)
 

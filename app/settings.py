@@ -105,15 +105,28 @@ class Bounces(Section):
 
 
 class Worker(Section):
+    """How much at once. ``share(klass)`` gives the part of it that a class may take."""
+
     claim_max: int = 800  # rows in one claim; G must cover handing them to the network
     concurrency: int = 200  # provider calls under way at once, per lane
     in_hand_max: int = 2000  # deliveries claimed and not yet recorded, per lane: enough that no step waits for another
     retry_share: float = Field(default=0.25, gt=0, lt=1)  # of a claim, so that retries never starve first attempts
+    # What a campaign gets of all of the above: it shares the worker's event loop with password resets, and what it does
+    # in one turn of that loop, they wait for.
+    promotional_share: float = Field(default=0.125, gt=0, le=1)
     poll_seconds: Seconds = 1.0  # wake-ups are hints; this is what correctness rests on
     heartbeat_seconds: Seconds = 5.0
     render_processes: int = Field(default=1, ge=1)
     intake_batch: int = 500
     apply_batch: int = 500
+
+    def share(self, klass: NotificationClass) -> Worker:
+        if klass != NotificationClass.PROMOTIONAL:
+            return self
+        sizes = ("claim_max", "concurrency", "in_hand_max", "intake_batch")
+        return self.model_copy(
+            update={name: max(1, int(getattr(self, name) * self.promotional_share)) for name in sizes}
+        )
 
 
 class Inequality(NamedTuple):

@@ -12,6 +12,7 @@ import gc
 import os
 import signal
 import socket
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from uuid import UUID, uuid4
 
@@ -67,6 +68,7 @@ class Worker:
         size = CONNECTIONS_PER_LANE * len(self.lanes) + len(NotificationClass) + 4
         self.db = Database(dsn, name="landed worker", size_max=size, options=HOT_PATH_OPTIONS, check=False)
         self._loops: dict[str, asyncio.Event] = {}
+        self._woken: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)  # by lane
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -127,7 +129,9 @@ class Worker:
         renderer = RenderPool(self.settings.worker.render_processes)
         await renderer.start()
         stack.push_async_callback(renderer.stop)
-        transport = await stack.enter_async_context(Transport(connections_max=self.settings.worker.concurrency))
+        transport = await stack.enter_async_context(
+            Transport(connections_max=self.settings.worker.share(lane.klass).concurrency)
+        )
         return Dispatcher(
             lane,
             db=self.db,
@@ -150,8 +154,9 @@ class Worker:
         return steps
 
     async def _intake(self, klass: NotificationClass) -> int:
-        planned, lanes = await intake(self.db, klass=klass, limit=self.settings.worker.intake_batch)
+        planned, lanes = await intake(self.db, klass=klass, limit=self.settings.worker.share(klass).intake_batch)
         for lane in lanes:
+            self._woken[lane].set()  # here at once; elsewhere by a hint
             await self.db.wake("landed_wake", lane)
         return planned
 
@@ -175,10 +180,10 @@ class Worker:
 
     def _heard(self, dispatchers: Sequence[Dispatcher]) -> Callable[[str, str], None]:
         """A hint names a lane, a loop, or nothing in particular (hints may have been missed)."""
-        by_lane = {d.lane.name: d.woken for d in dispatchers}
+        self._woken.update({d.lane.name: d.woken for d in dispatchers})
 
         def heard(_: str, payload: str) -> None:
-            for name, woken in (by_lane | self._loops).items():
+            for name, woken in (self._woken | self._loops).items():
                 if not payload or name == payload or name.startswith(f"{payload}."):
                     woken.set()
 

@@ -90,6 +90,7 @@ class Dispatcher:
         self._transport = transport
         self._renderer = renderer
         self._settings = settings
+        self._sizes = settings.worker.share(lane.klass)
         self._worker_id = worker_id
         self._signing_key = signing_key
         self._policy = retry_policy(settings, lane.klass)
@@ -135,7 +136,7 @@ class Dispatcher:
 
     async def _idle_seconds(self) -> float:
         """Until the next row of this lane is due, at most the slow poll; a wake-up ends it sooner."""
-        poll = self._settings.worker.poll_seconds
+        poll = self._sizes.poll_seconds
         async with self._db.transaction() as conn:
             due_at = await store.next_due(
                 conn, lane=self.lane.name, provider=self.lane.provider, region=self._settings.region
@@ -159,7 +160,7 @@ class Dispatcher:
         """Claims as much as there is room for and starts its calls. Answers how many rows were taken up."""
         await self._room()
         self.woken.clear()
-        limit = min(self._free(), self._settings.worker.claim_max)
+        limit = min(self._free(), self._sizes.claim_max)
         if self._stopping or limit == 0:
             return 0
         began = time.monotonic()
@@ -171,7 +172,7 @@ class Dispatcher:
                 region=self._settings.region,
                 worker_id=self._worker_id,
                 limit=limit,
-                retry_share=self._settings.worker.retry_share,
+                retry_share=self._sizes.retry_share,
                 lease_seconds=self._settings.times.lease_seconds,
             )
             if claimed:
@@ -194,9 +195,9 @@ class Dispatcher:
     def _hands(self) -> int:
         """How many deliveries to hold: enough to keep every line busy while the next claim is made, but no more than
         can be called within half the gate at the pace the provider keeps."""
-        worker = self._settings.worker
-        paced = int(worker.concurrency * self._settings.times.gate_seconds / 2 / self._call_seconds)
-        return max(worker.concurrency, min(worker.in_hand_max, paced))
+        sizes = self._sizes
+        paced = int(sizes.concurrency * self._settings.times.gate_seconds / 2 / self._call_seconds)
+        return max(sizes.concurrency, min(sizes.in_hand_max, paced))
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -222,7 +223,7 @@ class Dispatcher:
                 self._ready.append((claimed, rendered, provider, began))
             else:
                 self._finish(claimed, _render_failure(rendered), None)
-        for _ in range(min(len(self._ready), self._settings.worker.concurrency - self._senders)):
+        for _ in range(min(len(self._ready), self._sizes.concurrency - self._senders)):
             self._senders += 1
             self._spawn(self._send_while_ready())
 

@@ -19,7 +19,8 @@ async def intake(db: Database, *, klass: str, limit: int) -> tuple[int, frozense
     Answers how many there were and the lanes that got work, so that the caller can wake them.
     """
     async with db.transaction() as conn:
-        accepted = await store.claim_accepted(conn, klass=klass, limit=limit)
+        async with conn.pipeline():  # the transaction's beginning and its first statement in one round trip
+            accepted = await store.claim_accepted(conn, klass=klass, limit=limit)
         if not accepted:
             return 0, frozenset()
         now = datetime.now(UTC)
