@@ -11,8 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import socket
 import statistics
 import sys
 import time
@@ -20,27 +18,20 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
-import psutil
 import uvicorn
 from litestar import Litestar, post
 
 from app.api.auth import mint_api_key
 from app.api.schemas import SendRequest
+from app.bench import stage
 from app.db import Database
 from app.store import api_keys
 
-HOST = "127.0.0.1"
-START_SECONDS_MAX = 60
 TENANT = "bench"
 SEND_PATH = "/api/v1/notifications/send"
 UNLIMITED = 10_000_000  # requests a second: the rate limit is asked, and never says no
 
-ACCOUNT = {
-    "adapter": "mailgun",
-    "domain": "mail.example.com",
-    "api_key": "key-bench",
-    "webhook_signing_key": "signing-bench",
-}
+NO_PROVIDER = 9  # the discard port: nothing is sent while requests are only taken in
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +133,7 @@ def request_bytes(key: str, run: str) -> Iterator[bytes]:
         }
     ).encode()
     head = (
-        f"POST {SEND_PATH} HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {key}\r\n"
+        f"POST {SEND_PATH} HTTP/1.1\r\nHost: {stage.HOST}\r\nAuthorization: Bearer {key}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nIdempotency-Key: "
     )
     number = 0
@@ -200,7 +191,7 @@ def _content_length(head: bytes) -> int:
     return int(rest.partition(b"\r\n")[0])
 
 
-async def drive(server: Server, requests_bytes: Iterator[bytes], *, requests: int, connections: int) -> Measured:
+async def drive(server: stage.Process, requests_bytes: Iterator[bytes], *, requests: int, connections: int) -> Measured:
     """Sends ``requests`` over ``connections``, each waiting for its answer before it sends the next."""
     left = iter(range(requests))
     latencies: list[float] = []
@@ -212,7 +203,7 @@ async def drive(server: Server, requests_bytes: Iterator[bytes], *, requests: in
     loop = asyncio.get_running_loop()
     began = time.perf_counter()
     made = [
-        await loop.create_connection(lambda: _Connection(take, latencies, refused), HOST, server.port)
+        await loop.create_connection(lambda: _Connection(take, latencies, refused), stage.HOST, server.port)
         for _ in range(connections)
     ]
     await asyncio.gather(*(connection.over for _, connection in made))
@@ -223,61 +214,21 @@ async def drive(server: Server, requests_bytes: Iterator[bytes], *, requests: in
         p50_ms=cuts[49] * 1000,
         p99_ms=cuts[98] * 1000,
         refused=len(refused),
-        peak_memory_mb=server.memory_mb(),
+        peak_memory_mb=server.peak_memory_mb(),
     )
 
 
 # -- the servers --------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
-    port: int
-    pid: int
-
-    def memory_mb(self) -> float:
-        """Resident memory now; nothing is given back while requests come."""
-        return float(psutil.Process(self.pid).memory_info().rss) / 2**20
-
-
 @contextlib.asynccontextmanager
-async def serving(which: str, dsn: str) -> AsyncIterator[Server]:
+async def serving(which: str, dsn: str) -> AsyncIterator[stage.Process]:
     """``api`` or ``bare`` as a process of its own, until the block ends."""
-    port = _free_port()
+    port = stage.free_port()
     module = {"api": ("app.api.server",), "bare": ("app.bench.ingest", str(port))}[which]
-    environment = {
-        **os.environ,
-        "LANDED_DATABASE_URL": dsn,
-        "LANDED_API__PORT": str(port),
-        "LANDED_PROVIDERS": json.dumps({"bench": ACCOUNT}),
-        "LANDED_ROUTES": json.dumps({"email": ["bench"]}),
-    }
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", *module, env=environment)
-    try:
-        await _until_listening(port, process)
-        yield Server(port, process.pid)
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
-
-
-async def _until_listening(port: int, process: asyncio.subprocess.Process) -> None:
-    async with asyncio.timeout(START_SECONDS_MAX):
-        while process.returncode is None:
-            with contextlib.suppress(OSError):
-                _, writer = await asyncio.open_connection(HOST, port)
-                writer.close()
-                return
-            await asyncio.sleep(0.05)
-    raise ConnectionError(f"the server ended with {process.returncode}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    environment = stage.environment(dsn, NO_PROVIDER) | {"LANDED_API__PORT": str(port)}
+    async with stage.running(*module, env=environment, port=port) as process:
+        yield process
 
 
 @post(SEND_PATH, status_code=202)
@@ -290,7 +241,7 @@ def serve_bare(port: int) -> None:
     app = Litestar([bare_send], openapi_config=None, logging_config=None)
     uvicorn.run(
         app,
-        host=HOST,
+        host=stage.HOST,
         port=port,
         loop="uvloop",
         http="httptools",
