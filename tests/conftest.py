@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -76,7 +76,9 @@ def _remove_run(directory: Path) -> None:
     if (directory / "postgres").exists():
         EmbeddedPostgres(directory / "postgres").stop("immediate")
     elif (directory / "external").exists():
-        _drop_databases(*(directory / "external").read_text().split("\n"))
+        # The server of a run long dead may be gone, and its databases with it.
+        with suppress(psycopg.OperationalError):
+            _drop_databases(*(directory / "external").read_text().split("\n"))
     shutil.rmtree(directory, ignore_errors=True)
 
 
