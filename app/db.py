@@ -40,7 +40,7 @@ async def durable_commit(conn: Connection, budget_seconds: float = COMMIT_SECOND
 
     A commit that waits for a synchronous standby reports *success* when the wait is cancelled, with only a warning
     (SQLSTATE 01000), and psycopg cancels whenever its task is. So the commit runs shielded, and such a warning is a
-    failure. On NotDurable or cancellation the commit may still be under way: ``settling`` tells, and the connection
+    failure. On NotDurable or cancellation the commit may still be under way: ``_settling`` holds it, and the connection
     must not be used again before it is over.
     """
     await _durably(conn, conn.commit(), budget_seconds)
