@@ -19,7 +19,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from app.domain.models import Channel, NotificationClass
+from app.domain.models import Channel, NotificationClass, Platform
 from app.errors import ConfigurationError
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
@@ -129,6 +129,46 @@ class Worker(Section):
         )
 
 
+class Endpoints(Section):
+    """Outbound webhooks, and every other address that users give us (R-023, R-024)."""
+
+    # Between tries of one event, over three days (Standard Webhooks): merchants deploy fixes.
+    ladder: tuple[Seconds, ...] = (
+        5.0,
+        5 * MINUTE,
+        30 * MINUTE,
+        2 * HOUR,
+        5 * HOUR,
+        10 * HOUR,
+        14 * HOUR,
+        20 * HOUR,
+        24 * HOUR,
+    )
+    disable_after_seconds: Seconds = 5 * DAY  # nothing but failures for so long: disabled, and its owner told
+    secret_overlap_seconds: Seconds = 1 * DAY  # how long a rotated secret still signs
+    allow_loopback: bool = False  # a development machine's own services; never private networks
+    ports: tuple[int, ...] = (443, 8443)  # the only ports an address may name, unless it is loopback and allowed
+    timeout_seconds: Seconds = 10.0
+
+
+class Inbox(Section):
+    """The in-app inbox that browsers and apps read by themselves (R-022)."""
+
+    allow_origins: tuple[str, ...] = ()  # CORS: the origins whose pages may read it; "*" for any
+    token_ttl_max_seconds: Seconds = 1 * DAY  # the longest life of a recipient's token
+    heartbeat_seconds: Seconds = 15.0  # a comment on an idle stream, so that proxies keep it open
+    streams_max: int = 10_000  # open streams in one process
+
+
+# A push goes by the platform of its device, and each platform has a provider of its own; every other channel is a route.
+ROUTES = tuple(str(c) for c in Channel if c != Channel.PUSH) + tuple(f"push.{p}" for p in Platform)
+OWN_CHANNELS = {
+    "in_app": ("inbox", "inbox"),
+    "webhook": ("webhooks", "standard-webhooks"),
+    "chat": ("chat", "chat"),
+}
+
+
 class Inequality(NamedTuple):
     """One inequality of the chain: its number in A.6, both sides in words and in seconds."""
 
@@ -170,8 +210,10 @@ class Settings(BaseSettings):
     retry: Retry = Retry()
     bounces: Bounces = Bounces()
     worker: Worker = Worker()
+    endpoints: Endpoints = Endpoints()
+    inbox: Inbox = Inbox()
     providers: dict[str, dict[str, Any]] = {}  # account name -> {"adapter": "mailgun", ...}
-    routes: dict[Channel, tuple[str, ...]] = {}  # channel -> account names, in order
+    routes: dict[str, tuple[str, ...]] = {}  # route, "email" or "push.ios" -> account names, in order
 
     @classmethod
     def settings_customise_sources(
@@ -185,13 +227,33 @@ class Settings(BaseSettings):
         toml = TomlConfigSettingsSource(settings_cls, Path(os.environ.get("LANDED_CONFIG", "landed.toml")))
         return init_settings, env_settings, toml
 
+    @model_validator(mode="before")
+    @classmethod
+    def own_channels_need_no_provider(cls, given: Any) -> Any:
+        """The inbox and registered endpoints are ours: they work without a word of configuration."""
+        if isinstance(given, dict):
+            providers, routes = dict(given.get("providers") or {}), dict(given.get("routes") or {})
+            for channel, (account, adapter) in OWN_CHANNELS.items():
+                if channel not in routes:
+                    providers.setdefault(account, {"adapter": adapter})
+                    routes[channel] = (account,)
+            return {**given, "providers": providers, "routes": routes}
+        return given
+
     @model_validator(mode="after")
     def routes_lead_somewhere(self) -> Self:
-        for channel, names in self.routes.items():
+        for route, names in self.routes.items():
+            if route not in ROUTES:
+                raise ValueError(f"routes.{route} is not a route; routes are {', '.join(ROUTES)}")
             for name in names:
                 if name not in self.providers:
-                    raise ValueError(f"routes.{channel} names provider {name!r}, which providers does not define")
+                    raise ValueError(f"routes.{route} names provider {name!r}, which providers does not define")
         return self
+
+    def webhook_url(self, account: str) -> str | None:
+        """Where the webhooks of a provider account reach us; None without ``api.public_url``."""
+        base = self.api.public_url
+        return None if base is None else f"{base.rstrip('/')}/api/v1/webhooks/{account}"
 
     @property
     def retry_span_seconds(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -16,6 +16,15 @@ class Channel(StrEnum):
     SMS = "sms"
     IN_APP = "in_app"
     WEBHOOK = "webhook"
+    CHAT = "chat"
+
+
+class Platform(StrEnum):
+    """What kind of device a push goes to; each has its own route, and so its own lanes."""
+
+    IOS = "ios"
+    ANDROID = "android"
+    WEB = "web"
 
 
 class NotificationClass(StrEnum):
@@ -61,6 +70,9 @@ class Outcome:
     """The classified result of one provider call. ``detail`` is for operators and never holds an address or body.
 
     reason: a named end of its own (``render_failed``) where the kind alone would not tell.
+    invalid_since: with RECIPIENT_INVALID, since when the provider knows: an address registered later is not meant.
+    doubtful: with RECIPIENT_INVALID, that our own configuration may be to blame as well (APNs ``BadDeviceToken``).
+    evidence: what the answer itself proves, as a merchant's 2xx to a webhook does.
     """
 
     kind: OutcomeKind
@@ -69,6 +81,9 @@ class Outcome:
     provider_message_id: str | None = None
     retry_after_seconds: float | None = None
     reason: str | None = None
+    invalid_since: datetime | None = None
+    doubtful: bool = False
+    evidence: Sequence[Evidence] = ()
 
 
 class EvidenceKind(StrEnum):
@@ -83,6 +98,9 @@ class EvidenceKind(StrEnum):
     UNSUBSCRIBED = "unsubscribed"
     OPENED = "opened"
     CLICKED = "clicked"
+    DISMISSED = "dismissed"  # swept off the screen unread: it had arrived
+    OPTED_OUT = "opted_out"  # the owner of an address said STOP (R-135); speaks of an address, not of a delivery
+    OPTED_IN = "opted_in"  # the owner said START
     OTHER = "other"  # genuine but of no consequence; kept for the timeline
 
 

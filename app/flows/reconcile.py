@@ -20,10 +20,10 @@ from app.domain.backoff import next_lookup
 from app.domain.models import DeliveryState, EvidenceKind, NotificationClass
 from app.providers.accounts import ProviderSet
 from app.providers.base import (
+    AnyProvider,
     AttemptRef,
     Lookup,
     LookupVerdict,
-    Provider,
     ProviderRequest,
     ProviderResponse,
 )
@@ -102,7 +102,7 @@ async def _ask(client: httpx.AsyncClient, providers: ProviderSet, item: Unproven
         return Lookup(LookupVerdict.UNAVAILABLE, detail=type(error).__name__)
 
 
-async def _read_pages(client: httpx.AsyncClient, provider: Provider, attempt: AttemptRef) -> Lookup:
+async def _read_pages(client: httpx.AsyncClient, provider: AnyProvider, attempt: AttemptRef) -> Lookup:
     """Asks, page after page, until the provider has said all it knows."""
     request: ProviderRequest | None = provider.build_lookup(attempt, datetime.now(UTC))
     found: list[Lookup] = []

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from app.errors import ConfigurationError
-from app.providers.base import Provider
+from app.providers.base import AnyProvider
 from app.providers.registry import make_provider
 
 log = structlog.get_logger()
@@ -23,11 +23,11 @@ class ProviderSet:
 
     def __init__(self, accounts: Mapping[str, Mapping[str, Any]]) -> None:
         self._accounts = accounts
-        self._providers: dict[str, Provider] = {name: make_provider(name, a) for name, a in accounts.items()}
+        self._providers: dict[str, AnyProvider] = {name: make_provider(name, a) for name, a in accounts.items()}
         self._files = {name: _modified(account) for name, account in accounts.items()}
         self._looked_at = time.monotonic()
 
-    def get(self, name: str) -> Provider:
+    def get(self, name: str) -> AnyProvider:
         """Raises KeyError for an account that is not configured."""
         if time.monotonic() - self._looked_at > LOOK_AGAIN_SECONDS:
             self._look_again()

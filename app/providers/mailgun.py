@@ -36,9 +36,11 @@ from app.providers.base import (
     EmailMessage,
     Lookup,
     LookupVerdict,
+    Provider,
     ProviderRequest,
     ProviderResponse,
-    reference,
+    SendContext,
+    WebhookRequest,
 )
 
 HOSTS: Final = {"us": "https://api.mailgun.net", "eu": "https://api.eu.mailgun.net"}
@@ -101,7 +103,7 @@ class MailgunAccount:
         return f"{self.base_url or HOSTS[self.region]}/v3/{self.domain}"
 
 
-class Mailgun:
+class Mailgun(Provider[EmailMessage]):
     """One Mailgun account behind the Provider protocol."""
 
     name: ClassVar[str] = "mailgun"
@@ -116,6 +118,7 @@ class Mailgun:
             accepts_client_id=True,
             lookup_settle_seconds=LOOKUP_SETTLE_SECONDS if settle is None else settle,
             lookup_retention_seconds=LOOKUP_RETENTION_SECONDS if retention is None else retention,
+            tracks_engagement=True,
         )
         self._messages_url = f"{account.url}/messages"
         self._events_url = f"{account.url}/events"
@@ -128,7 +131,7 @@ class Mailgun:
 
     # -- sending ---------------------------------------------------------------------------------------------
 
-    def build(self, message: EmailMessage) -> ProviderRequest:
+    def build(self, message: EmailMessage, context: SendContext) -> ProviderRequest:
         """The send request. Raises InvalidFields for what must never leave, as line breaks in a header."""
         _refuse_injection(message)
         options = self._options(message)
@@ -175,9 +178,9 @@ class Mailgun:
 
     # -- webhooks --------------------------------------------------------------------------------------------
 
-    def verify(self, headers: Mapping[str, str], body: bytes, now: datetime) -> None:
+    def verify(self, request: WebhookRequest, now: datetime, key: bytes | None = None) -> None:
         """Refuses what Mailgun did not sign: forged 401; stale or malformed 406, which ends its retries."""
-        signature = _signature(body)
+        signature = _signature(request.body)
         signed = f"{signature.timestamp}{signature.token}".encode()
         expected = hmac.new(self._signing_key, signed, hashlib.sha256).hexdigest()
         if not hmac.compare_digest(expected.encode(), signature.signature.encode()):
@@ -186,13 +189,13 @@ class Mailgun:
         if not -WEBHOOK_FUTURE_SECONDS <= age <= self.account.webhook_max_age_seconds:
             raise WebhookRefused(f"signed {age:.0f} s ago", reason="stale", status=GIVE_UP_STATUS)
 
-    def replay_token(self, body: bytes) -> str | None:
+    def replay_token(self, request: WebhookRequest) -> str | None:
         """What the signature covers in place of the body: it may only carry the event it first came with."""
-        return _signature(body).token
+        return _signature(request.body).token
 
-    def parse(self, body: bytes) -> Sequence[Evidence]:
+    def parse(self, request: WebhookRequest) -> Sequence[Evidence]:
         """The fact in a webhook, or in a bare event as the Events API lists them."""
-        payload = _json(body)
+        payload = _json(request.body)
         if not isinstance(payload, dict):
             raise _malformed("not a JSON object")
         return (_evidence(payload.get("event-data", payload)),)
@@ -229,7 +232,7 @@ class Mailgun:
 
     def _message_ids(self, attempt: AttemptRef) -> list[str]:
         """Ours, and the one the provider answered with should it ever differ."""
-        ours = f"{reference(attempt.delivery_id, attempt.attempt_no)}@{self.account.domain}"
+        ours = f"{attempt.reference}@{self.account.domain}"
         theirs = attempt.provider_message_id
         return [ours] if theirs is None or theirs == ours else [ours, theirs]
 

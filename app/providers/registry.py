@@ -9,14 +9,14 @@ from typing import Any, Final, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from app.errors import ConfigurationError
-from app.providers.base import Provider
+from app.providers.base import AnyProvider
 from app.providers.mailgun import Mailgun, MailgunAccount
 
 Account = TypeVar("Account")
-Factory = Callable[[Mapping[str, Any]], Provider]
+Factory = Callable[[Mapping[str, Any]], AnyProvider]
 
 
-def _factory(account: type[Account], provider: Callable[[Account], Provider]) -> Factory:
+def _factory(account: type[Account], provider: Callable[[Account], AnyProvider]) -> Factory:
     strict = with_config(ConfigDict(extra="forbid", hide_input_in_errors=True))(account)
     adapter: TypeAdapter[Account] = TypeAdapter(strict)
     return lambda settings: provider(adapter.validate_python(dict(settings)))
@@ -27,7 +27,7 @@ ADAPTERS: Final[Mapping[str, Factory]] = {
 }
 
 
-def make_provider(name: str, settings: Mapping[str, Any]) -> Provider:
+def make_provider(name: str, settings: Mapping[str, Any]) -> AnyProvider:
     """The provider account ``name`` from its settings, whose ``adapter`` says which kind it is.
 
     A setting ``<field>_file`` names a file that holds the field. Raises ConfigurationError naming the account

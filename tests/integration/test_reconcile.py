@@ -15,10 +15,11 @@ from app.db import Database
 from app.flows.apply import apply
 from app.flows.reconcile import Reconciled, _decide_all, reconcile
 from app.providers.accounts import ProviderSet
-from app.providers.base import EmailMessage, Lookup, LookupVerdict
+from app.providers.base import Lookup, LookupVerdict
 from app.settings import Settings
 from app.store import reconcile as store
 from tests.factories import make_attempt, make_category, make_delivery, make_tenant
+from tests.messages import CONTEXT, email_message
 from tests.sandbox_process import SandboxProcess, wait_until
 
 LONG_AGO = timedelta(hours=1)  # beyond the settle time of the account under test
@@ -76,7 +77,7 @@ class Provider:
 
     def take(self, delivery: Any, address: str = "ann@example.com") -> None:
         """The provider takes the first attempt, as a worker that then vanished would have sent it."""
-        message = EmailMessage(
+        message = email_message(
             delivery_id=delivery.id,
             attempt_no=1,
             tenant="shop",
@@ -87,7 +88,7 @@ class Provider:
             html=None,
             text="It is on its way.",
         )
-        request = ProviderSet({"mailgun": self._account}).get("mailgun").build(message)
+        request = ProviderSet({"mailgun": self._account}).get("mailgun").build(message, CONTEXT)
         httpx.post(request.url, content=request.body, headers=dict(request.headers)).raise_for_status()
 
 

@@ -23,6 +23,7 @@ from app.errors import ConfigurationError, InvalidFields, WebhookRefused
 from app.providers.base import AttemptRef, EmailMessage, LookupVerdict, ProviderResponse
 from app.providers.mailgun import Mailgun, MailgunAccount
 from app.providers.registry import make_provider
+from tests.messages import CONTEXT, email_message, posted
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 DELIVERY = UUID("01920000-0000-7000-8000-00000000002a")
@@ -30,7 +31,7 @@ OURS = f"{DELIVERY}.2@mg.example.com"
 SIGNING_KEY = "signing-key"
 ACCOUNT = MailgunAccount("mg.example.com", "key-send", SIGNING_KEY)
 MAILGUN = Mailgun(ACCOUNT)
-MESSAGE = EmailMessage(
+MESSAGE = email_message(
     delivery_id=DELIVERY,
     attempt_no=2,
     tenant="acme",
@@ -44,7 +45,7 @@ MESSAGE = EmailMessage(
 
 
 def form(message: EmailMessage, mailgun: Mailgun = MAILGUN) -> dict[str, list[str]]:
-    return parse_qs(mailgun.build(message).body.decode("ascii"), keep_blank_values=True, strict_parsing=True)
+    return parse_qs(mailgun.build(message, CONTEXT).body.decode("ascii"), keep_blank_values=True, strict_parsing=True)
 
 
 def answer(
@@ -59,7 +60,7 @@ def answer(
 
 
 def test_a_send_carries_the_message_and_our_ids():
-    request = MAILGUN.build(MESSAGE)
+    request = MAILGUN.build(MESSAGE, CONTEXT)
     assert (request.method, request.url) == ("POST", "https://api.mailgun.net/v3/mg.example.com/messages")
     assert request.headers["Content-Type"] == "application/x-www-form-urlencoded"
     assert b64decode(request.headers["Authorization"].removeprefix("Basic ")) == b"api:key-send"
@@ -82,7 +83,7 @@ def test_a_send_carries_the_message_and_our_ids():
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_any_text_arrives_unchanged(text):
-    assert dict(parse_qsl(MAILGUN.build(replace(MESSAGE, text=text)).body.decode(), True))["text"] == text
+    assert dict(parse_qsl(MAILGUN.build(replace(MESSAGE, text=text), CONTEXT).body.decode(), True))["text"] == text
 
 
 def test_text_alone_has_no_html_part():
@@ -91,7 +92,7 @@ def test_text_alone_has_no_html_part():
 
 def test_the_european_region_has_its_own_host():
     eu = Mailgun(replace(ACCOUNT, region="eu"))
-    assert eu.build(MESSAGE).url == "https://api.eu.mailgun.net/v3/mg.example.com/messages"
+    assert eu.build(MESSAGE, CONTEXT).url == "https://api.eu.mailgun.net/v3/mg.example.com/messages"
 
 
 @pytest.mark.parametrize(("account", "message"), [(True, False), (False, True)])
@@ -130,27 +131,27 @@ def test_tags_keep_mailguns_limits():
 def test_no_field_smuggles_in_a_header(name, evil):
     value = {"tags": (evil,), "headers.X-Note": {"X-Note": evil}}.get(name, evil)
     with pytest.raises(InvalidFields) as refused:
-        MAILGUN.build(replace(MESSAGE, **{name.partition(".")[0]: value}))
+        MAILGUN.build(replace(MESSAGE, **{name.partition(".")[0]: value}), CONTEXT)
     assert [error.field for error in refused.value.errors] == [name]
 
 
 @pytest.mark.parametrize("name", ["X-Note\r\nBcc", "X Note", "X:Note", "", "Bcc", "message-id", "To", "X-Nöte"])
 def test_no_header_name_that_could_redirect_or_rename_the_message(name):
     with pytest.raises(InvalidFields):
-        MAILGUN.build(replace(MESSAGE, headers={name: "x"}))
+        MAILGUN.build(replace(MESSAGE, headers={name: "x"}), CONTEXT)
 
 
 @pytest.mark.parametrize("to", ["a@example.com,b@example.com", "a@example.com; b@example.com"])
 def test_one_delivery_goes_to_one_address(to):
     with pytest.raises(InvalidFields, match="exactly one address"):
-        MAILGUN.build(replace(MESSAGE, to=to))
+        MAILGUN.build(replace(MESSAGE, to=to), CONTEXT)
 
 
 def test_options_stay_below_mailguns_16_kilobytes():
     fits, too_much = {"X-Note": "ü" * 7900}, {"X-Note": "ü" * 8200}
     assert form(replace(MESSAGE, headers=fits))["h:X-Note"] == ["ü" * 7900]
     with pytest.raises(InvalidFields, match="16384 bytes"):
-        MAILGUN.build(replace(MESSAGE, headers=too_much))
+        MAILGUN.build(replace(MESSAGE, headers=too_much), CONTEXT)
 
 
 # -- the account ---------------------------------------------------------------------------------------------
@@ -349,13 +350,13 @@ def webhook(event: Any, signed: Any = None) -> bytes:
 
 def refusal(body: bytes, now: datetime = NOW) -> tuple[str, int]:
     with pytest.raises(WebhookRefused) as refused:
-        MAILGUN.verify({}, body, now)
+        MAILGUN.verify(posted(body), now)
     return refused.value.reason, refused.value.http_status
 
 
 def test_a_signed_webhook_is_believed():
-    MAILGUN.verify({}, webhook({}), NOW)
-    assert MAILGUN.replay_token(webhook({})) == "t" * 50
+    MAILGUN.verify(posted(webhook({})), NOW)
+    assert MAILGUN.replay_token(posted(webhook({}))) == "t" * 50
 
 
 @pytest.mark.parametrize(
@@ -375,7 +376,7 @@ def test_a_forgery_is_refused(signed):
 
 @pytest.mark.parametrize("age", [timedelta(hours=8, minutes=30), timedelta(0), timedelta(minutes=-4)])
 def test_a_late_retry_is_taken(age):
-    MAILGUN.verify({}, webhook({}, signature(NOW - age)), NOW)
+    MAILGUN.verify(posted(webhook({}, signature(NOW - age))), NOW)
 
 
 @pytest.mark.parametrize("age", [timedelta(hours=9, seconds=1), timedelta(days=2), timedelta(minutes=-6)])
@@ -386,7 +387,7 @@ def test_a_stale_signature_is_refused_and_mailgun_told_to_stop(age):
 def test_how_old_a_webhook_may_be_is_the_accounts_to_say():
     strict = Mailgun(replace(ACCOUNT, webhook_max_age_seconds=15))
     with pytest.raises(WebhookRefused, match="signed 16 s ago"):
-        strict.verify({}, webhook({}, signature(NOW - timedelta(seconds=16))), NOW)
+        strict.verify(posted(webhook({}, signature(NOW - timedelta(seconds=16)))), NOW)
 
 
 @pytest.mark.parametrize(
@@ -465,7 +466,7 @@ def event(name: str, **fields: Any) -> dict[str, Any]:
 
 
 def read(data: Mapping[str, Any]):
-    (evidence,) = MAILGUN.parse(webhook(data))
+    (evidence,) = MAILGUN.parse(posted(webhook(data)))
     return evidence
 
 
@@ -491,7 +492,7 @@ def test_a_delivery_is_evidence_for_its_very_attempt():
 
 
 def test_a_bare_event_of_the_events_api_reads_the_same():
-    assert MAILGUN.parse(json.dumps(DELIVERED).encode()) == MAILGUN.parse(webhook(DELIVERED))
+    assert MAILGUN.parse(posted(json.dumps(DELIVERED).encode())) == MAILGUN.parse(posted(webhook(DELIVERED)))
 
 
 @pytest.mark.parametrize(
@@ -660,7 +661,7 @@ def test_the_same_fact_has_the_same_key_even_without_an_id():
 )
 def test_what_is_no_event_is_malformed(data):
     with pytest.raises(WebhookRefused) as refused:
-        MAILGUN.parse(webhook(data))
+        MAILGUN.parse(posted(webhook(data)))
     assert (refused.value.reason, refused.value.http_status) == ("malformed", 406)
 
 
@@ -694,13 +695,13 @@ EVENTS = st.fixed_dictionaries(
 @given(st.binary() | JSON.map(json.dumps).map(str.encode) | st.dictionaries(st.sampled_from(FIELDS), JSON).map(webhook))
 def test_parse_raises_nothing_but_a_refusal(body):
     with contextlib.suppress(WebhookRefused):
-        MAILGUN.parse(body)
+        MAILGUN.parse(posted(body))
 
 
 @given(st.binary() | JSON.map(lambda signed: webhook({}, signed)))
 def test_verify_refuses_whatever_was_signed_with_another_key(body):
     with pytest.raises(WebhookRefused):
-        Mailgun(replace(ACCOUNT, webhook_signing_key="another key")).verify({}, body, NOW)
+        Mailgun(replace(ACCOUNT, webhook_signing_key="another key")).verify(posted(body), NOW)
 
 
 @given(EVENTS)
@@ -754,7 +755,7 @@ def test_a_lookup_asks_for_the_providers_id_too_should_it_differ():
 
 def test_a_sending_key_cannot_read_events_so_lookups_may_have_their_own():
     mailgun = Mailgun(replace(ACCOUNT, lookup_api_key="key-lookup"))
-    sent, asked = mailgun.build(MESSAGE), mailgun.build_lookup(ATTEMPT, NOW)
+    sent, asked = mailgun.build(MESSAGE, CONTEXT), mailgun.build_lookup(ATTEMPT, NOW)
     keys = [b64decode(request.headers["Authorization"].removeprefix("Basic ")) for request in (sent, asked)]
     assert keys == [b"api:key-send", b"api:key-lookup"]
 

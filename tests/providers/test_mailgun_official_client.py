@@ -16,13 +16,14 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request
 
 from app.errors import WebhookRefused
-from app.providers.base import AttemptRef, EmailMessage, ProviderRequest
+from app.providers.base import AttemptRef, ProviderRequest
 from app.providers.mailgun import Mailgun, MailgunAccount
+from tests.messages import CONTEXT, email_message, posted
 
 DOMAIN = "mg.example.com"
 KEY = "key-0123456789abcdef0123456789abcdef"
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
-MESSAGE = EmailMessage(
+MESSAGE = email_message(
     delivery_id=UUID("01920000-0000-7000-8000-00000000002a"),
     attempt_no=1,
     tenant="acme",
@@ -97,7 +98,7 @@ def shape(request: Request):
 def test_a_send_looks_like_the_official_clients(server, theirs, ours):
     assert theirs.messages.create(data=FIELDS, domain=DOMAIN).status_code == 200
     expected = shape(last(server))
-    post(ours.build(MESSAGE))
+    post(ours.build(MESSAGE, CONTEXT))
     assert shape(last(server)) == expected
 
 
@@ -123,7 +124,7 @@ def test_signatures_are_judged_as_the_official_client_judges_them(ours, key):
     mac = hmac.new(key.encode(), f"{timestamp}{token}".encode(), hashlib.sha256).hexdigest()
     signed = {"timestamp": timestamp, "token": token, "signature": mac}
     try:
-        ours.verify({}, json.dumps({"signature": signed, "event-data": {}}).encode(), now)
+        ours.verify(posted(json.dumps({"signature": signed, "event-data": {}}).encode()), now)
         believed = True
     except WebhookRefused:
         believed = False

@@ -16,6 +16,7 @@ from app.domain.models import EvidenceKind, Outcome, OutcomeKind
 from app.providers.base import AttemptRef, EmailMessage, Lookup, LookupVerdict
 from app.providers.mailgun import Mailgun, MailgunAccount
 from app.providers.transport import Transport, TransportError, classify_transport_error
+from tests.messages import CONTEXT, email_message, posted
 from tests.sandbox_process import SandboxProcess, wait_until
 
 
@@ -79,7 +80,7 @@ async def transport() -> AsyncIterator[Transport]:
 
 
 def message(script: str) -> EmailMessage:
-    return EmailMessage(
+    return email_message(
         delivery_id=uuid4(),
         attempt_no=1,
         tenant="acme",
@@ -94,7 +95,7 @@ def message(script: str) -> EmailMessage:
 
 async def send(transport: Transport, mailgun: Mailgun, what: EmailMessage) -> Outcome:
     try:
-        response = await transport.send(mailgun.build(what), asyncio.get_running_loop().time() + 30)
+        response = await transport.send(mailgun.build(what, CONTEXT), asyncio.get_running_loop().time() + 30)
     except TransportError as error:
         return classify_transport_error(error)
     return mailgun.interpret(response, datetime.now(UTC))
@@ -155,8 +156,8 @@ async def test_a_webhook_and_a_lookup_tell_the_same_facts(transport, mailgun, in
         mine = (body for body in list(inbox.bodies) if str(what.delivery_id).encode() in body)
         facts = []
         for body in mine:
-            mailgun.verify({}, body, datetime.now(UTC))
-            facts += mailgun.parse(body)
+            mailgun.verify(posted(body), datetime.now(UTC))
+            facts += mailgun.parse(posted(body))
         return facts if {fact.kind for fact in facts} == {EvidenceKind.ACCEPTED, EvidenceKind.BOUNCED} else []
 
     by_webhook = await asyncio.to_thread(wait_until, told, what="both webhooks")

@@ -1,0 +1,32 @@
+"""The transports by kind: how a request travels is the provider's to say, what travelling promises is the same for all.
+
+Every transport knows whether anything was written when it fails, and lets nothing leave after the deadline (I6).
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+from app.providers.base import ProviderResponse, TransportKind
+from app.providers.transport import Transport
+from app.settings import Endpoints
+
+
+class AnyTransport(Protocol):
+    """An open transport. ``request`` is what the provider's ``build`` gave."""
+
+    async def send(self, request: Any, deadline: float) -> ProviderResponse:
+        """The answer, whatever it says; TransportError when there is none by ``deadline`` (the loop's time)."""
+        ...
+
+
+def open_transport(
+    kind: TransportKind, *, connections_max: int, endpoints: Endpoints
+) -> AbstractAsyncContextManager[AnyTransport]:
+    """A transport of this kind, to be used as ``async with``. ``endpoints``: what user-given addresses may be."""
+    match kind:
+        case "http":
+            return Transport(connections_max=connections_max)
+        case _:
+            raise NotImplementedError(kind)
