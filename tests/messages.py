@@ -85,7 +85,9 @@ def posted(
     *,
     url: str = "https://notify.example.com/api/v1/webhooks/account",
     method: str = "POST",
+    received_at: datetime = NOW,
 ) -> WebhookRequest:
     """A webhook; header names in any case."""
     raw = body.encode() if isinstance(body, str) else body
-    return WebhookRequest(method, url, {name.lower(): value for name, value in (headers or {}).items()}, raw)
+    lower = {name.lower(): value for name, value in (headers or {}).items()}
+    return WebhookRequest(method, url, lower, raw, received_at)

@@ -252,12 +252,17 @@ class AccessToken:
 
 @dataclass(frozen=True, slots=True)
 class WebhookRequest:
-    """A webhook as it came. ``url`` is the external one (public_url, path, query), never rebuilt from ``Host``."""
+    """A webhook as it came. ``url`` is the external one (public_url, path, query), never rebuilt from ``Host``.
+
+    received_at: UTC; for facts whose provider tells no time. It must not become part of an event key: the same fact
+    told again arrives at another time.
+    """
 
     method: str
     url: str
     headers: Mapping[str, str]  # keys lower-case
     body: bytes = field(repr=False)
+    received_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
