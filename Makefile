@@ -72,8 +72,8 @@ $(DEV): requirements-dev.lock $(RUNTIME)
 
 lock: | $(VENV)/bin/python ## Pin the dependencies anew, by hash and without an index address
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
-	$(COMPILE) --extra build pyproject.toml -o requirements.lock
-	$(COMPILE) --extra build --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(COMPILE) --extra build --extra dev pyproject.toml -o requirements-dev.lock
+	$(COMPILE) --extra build -c requirements-dev.lock pyproject.toml -o requirements.lock
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate
