@@ -161,17 +161,36 @@ CREATE TABLE store.inbox_items (
     title       text NOT NULL,
     body        text NOT NULL,
     data        jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(data) = 'object'),
+    arrival     bigint NOT NULL,
     version     bigint NOT NULL,
     created_at  timestamptz NOT NULL DEFAULT now(),
     acknowledged_at timestamptz,
     seen_at     timestamptz,
+    opened_at   timestamptz,
     read_at     timestamptz,
     archived_at timestamptz,
     PRIMARY KEY (tenant_id, recipient_id, id),
     FOREIGN KEY (tenant_id, recipient_id) REFERENCES store.inboxes ON DELETE CASCADE
 );
 COMMENT ON COLUMN store.inbox_items.id IS 'The delivery''s: a second copy of one delivery has nowhere to go';
+COMMENT ON COLUMN store.inbox_items.arrival IS
+    'The version it arrived with, for ever: its place in the list, and what "all up to here" is measured by';
+COMMENT ON COLUMN store.inbox_items.opened_at IS 'When it was first read; marked as unread again it still was';
 CREATE UNIQUE INDEX inbox_items_version ON store.inbox_items (tenant_id, recipient_id, version);
+CREATE UNIQUE INDEX inbox_items_arrival ON store.inbox_items (tenant_id, recipient_id, arrival);
+
+-- With what a tenant signs its recipients' tokens, in our stead and without asking us. The one before it is good for a
+-- while after a change: what it signed is still in use.
+CREATE TABLE store.recipient_signing_secrets (
+    tenant_id   int PRIMARY KEY REFERENCES store.tenants ON DELETE CASCADE,
+    secret      text NOT NULL CHECK (length(secret) BETWEEN 32 AND 200),
+    previous_secret text,
+    previous_secret_until timestamptz,
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    CHECK ((previous_secret IS NULL) = (previous_secret_until IS NULL))
+);
+CREATE TRIGGER config_changed AFTER INSERT OR UPDATE OR DELETE ON store.recipient_signing_secrets
+    FOR EACH STATEMENT EXECUTE FUNCTION store.notify_config();
 
 -- Endpoints -------------------------------------------------------------------------------------------------------------
 
@@ -269,6 +288,7 @@ INSERT INTO store.channel_costs (channel, usd_per_message)
 VALUES ('email', 0.0001), ('sms', 0.0075), ('push', 0), ('in_app', 0), ('webhook', 0), ('chat', 0);
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON store.consents, store.devices, store.push_environments, store.inboxes,
-    store.inbox_items, store.endpoints, store.status_events, store.channel_costs TO landed_service;
+    store.inbox_items, store.recipient_signing_secrets, store.endpoints, store.status_events, store.channel_costs
+    TO landed_service;
 REVOKE UPDATE, DELETE, TRUNCATE ON store.consents FROM landed_service;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA store TO landed_service;
