@@ -10,15 +10,17 @@ import zoneinfo
 from email.headerregistry import Address
 from functools import cache
 
+import phonenumbers
 from email_validator import EmailNotValidError, validate_email
 
-E164 = re.compile(r"\+[1-9][0-9]{6,14}")
+PHONE = re.compile(r"\+[0-9 ()./\u00a0\u2010-\u2015-]{1,40}")  # longer is no number in any notation
 # BCP 47 without its rare extensions: language, script, region, variants.
 LOCALE = re.compile(
     r"[A-Za-z]{2,3}(-[A-Za-z]{4})?(-([A-Za-z]{2}|[0-9]{3}))?(-([A-Za-z0-9]{5,8}|[0-9][A-Za-z0-9]{3})){0,4}"
 )
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 NAMED = re.compile(r'(?:"(?P<quoted>[^"\\]*)"|(?P<plain>[^"<>\\]*?))\s*<(?P<address>[^<>]*)>')
+E164_CHARS_MAX = 16  # ITU-T E.164, 6.1: fifteen digits, which a few countries' own plans overrun
 SENDER_CHARS_MAX = 400  # an address has 254 at most (RFC 5321); the rest is for its name
 
 
@@ -54,10 +56,30 @@ def sender(value: str) -> str:
 
 
 def phone(value: str) -> str:
-    """E.164: a plus, the country code, the number; no blanks."""
-    if not E164.fullmatch(value):
-        raise ValueError("must be a phone number in E.164 form, such as +4915112345678")
-    return value
+    """E.164: a plus, the country code, the number. Blanks, brackets, dots, slashes and hyphens may stand between.
+
+    A number of a country without its code is refused: nothing tells us which country. Of the numbering plans only
+    what a country code allows is asked for (it exists, and numbers there are that long), not whether the range is in
+    use: ranges are opened faster than releases of this are installed, and a number kept for fiction or for trying
+    things out (+1 555 555 0123, +44 7700 900123) is to be taken. Whether it reaches anybody is for the provider to say.
+    """
+    given = value.strip(" ")
+    if not PHONE.fullmatch(given):
+        raise ValueError("must be a phone number with its country code, such as +49 1511 2345678")
+    try:
+        number = phonenumbers.parse(given)
+    except phonenumbers.NumberParseException:
+        raise ValueError("must begin with a country code that exists, such as +49") from None
+    normal = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+    match phonenumbers.is_possible_number_with_reason(number):
+        case phonenumbers.ValidationResult.IS_POSSIBLE if len(normal) <= E164_CHARS_MAX:
+            return normal
+        case phonenumbers.ValidationResult.IS_POSSIBLE | phonenumbers.ValidationResult.TOO_LONG:
+            raise ValueError(f"has too many digits for a phone number of country code +{number.country_code}")
+        case phonenumbers.ValidationResult.INVALID_COUNTRY_CODE:
+            raise ValueError("must begin with a country code that exists, such as +49")
+        case _:
+            raise ValueError(f"has too few digits for a phone number of country code +{number.country_code}")
 
 
 def time_zone(value: str) -> str:

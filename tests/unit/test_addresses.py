@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,6 +65,68 @@ def test_a_sender_that_passes_is_one_line_and_stays_as_it_is(text):
         return
     assert len(normal.splitlines()) == 1
     assert addresses.sender(normal) == normal
+
+
+@pytest.mark.parametrize(
+    ("given", "normal"),
+    [
+        ("+4915112345678", "+4915112345678"),
+        ("+49 151 123-45678", "+4915112345678"),
+        (" +49 (0)151/123 456 78 ", "+4915112345678"),
+        ("+49\u00a0151\u2013123\u201145678", "+4915112345678"),
+        ("+1 (415) 555-0101", "+14155550101"),
+        ("+1.415.555.0101", "+14155550101"),
+        ("+39 06 1234 5678", "+390612345678"),  # in Italy the zero is part of the number
+        ("+14155550101", "+14155550101"),  # kept for fiction, as the next three
+        ("+15551234567", "+15551234567"),
+        ("+15005550006", "+15005550006"),
+        ("+447700900123", "+447700900123"),
+        ("+883510001234567", "+883510001234567"),
+    ],
+)
+def test_a_phone_number_is_brought_to_one_form(given, normal):
+    assert addresses.phone(given) == normal
+    assert addresses.phone(normal) == normal
+    assert addresses.normalise("sms", given) == normal
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("", "with its country code"),
+        ("+", "country code"),
+        ("0151 12345678", "with its country code"),
+        ("0049 151 12345678", "with its country code"),
+        ("4915112345678", "with its country code"),
+        ("+999 123 456 789", "country code that exists"),
+        ("+0151 12345678", "country code that exists"),
+        ("+1 415 555 010", r"too few digits .* \+1"),
+        ("+1 415 555 01011", r"too many digits .* \+1"),
+        ("+46 70 174 0605 00000", r"too many digits .* \+46"),
+        ("+49 " + "1" * 15, r"too many digits .* \+49"),  # its own plan would allow that
+        ("+1 555 0101", r"too few digits .* \+1"),
+        ("+1 800 FLOWERS", "with its country code"),
+        ("+1 415 555 0101 ext. 5", "with its country code"),
+        ("+14155550101;ext=5", "with its country code"),
+        ("tel:+14155550101", "with its country code"),
+        ("+٤٩١٥١١٢٣٤٥٦٧٨", "with its country code"),
+        ("+4915112345678\n", "with its country code"),
+        ("+" + "1" * 300, "with its country code"),
+    ],
+)
+def test_what_is_no_international_phone_number_is_refused_with_a_reason(given, told):
+    with pytest.raises(ValueError, match=told):
+        addresses.phone(given)
+
+
+@given(st.text(st.sampled_from("+0123456789 -()"), max_size=24).map(lambda text: f"+{text}"))
+def test_a_phone_number_that_passes_is_e164_and_stays_as_it_is(text):
+    try:
+        normal = addresses.phone(text)
+    except ValueError:
+        return
+    assert re.fullmatch(r"\+[1-9][0-9]{4,14}", normal)
+    assert addresses.phone(normal) == normal
 
 
 @pytest.mark.parametrize("good", ["de", "pt-BR", "zh-Hant-TW", "es-419", "sl-rozaj", "de-CH-1996"])
