@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
+from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
 from app.sandbox.config import SandboxConfig
 from app.sandbox.ledger import About, Kind, Ledger
-from app.sandbox.mailgun.payloads import event_payload
-from app.sandbox.scripts import Failure, Posts, Script, Step, script_named
-from app.sandbox.webhooks import Forgery, Posting, WebhookSender
-from app.sandbox.world import Body, EventData, Message, Progress, SuppressionData, World
+from app.sandbox.protocol import Forgery, Happening, Posting, Protocol
+from app.sandbox.scripting import Failure, Posts, Script, Step
+from app.sandbox.webhooks import WebhookSender
+from app.sandbox.world import FIRST_PROVIDER, Body, EventData, Message, Progress, SuppressionData, World
 
 #: What forged webhooks claim happened.
-_FORGED_STEP = Step("delivered")
+_FORGED_STEP: Final = Step("delivered")
 
 _encode = msgspec.json.Encoder().encode
 _decode_event = msgspec.json.Decoder(EventData).decode
@@ -24,26 +27,42 @@ _decode_event = msgspec.json.Decoder(EventData).decode
 class Carrier:
     """The outside world's side of a send, from acceptance to the last event."""
 
-    def __init__(self, config: SandboxConfig, ledger: Ledger, world: World, sender: WebhookSender) -> None:
+    def __init__(
+        self,
+        config: SandboxConfig,
+        ledger: Ledger,
+        world: World,
+        sender: WebhookSender,
+        protocols: Mapping[str, Protocol],
+    ) -> None:
         self._config = config
         self._ledger = ledger
         self._world = world
         self._sender = sender
-        self._base_url = f"http://{config.host}:{config.port}"
+        self._protocols = protocols
         self._withheld: dict[str, list[Posting]] = {}
         self._stopped = False
 
-    def accept(self, message: Message, body: Body, *, call: int) -> None:
+    def accept(self, message: Message, body: Body, *, call: int | None) -> None:
         """Take the message on. From here on the outside world has it, whatever the caller is told."""
         self._ledger.append(Kind.ACCEPTED, about=message.about, call=call, accepted=True, data=message)
         if mail := self._world.mailbox.get(message.id):
             mail.body = body
         self._advance(self._world.unfinished[message.id])
 
+    def play(self, message: Message, step: Step) -> None:
+        """Let one more thing happen to a message than its script says, such as an answer that a person asked for."""
+        protocol = self._protocols[message.provider]
+        event = self._event(protocol, message, step, attempt_no=1, posts=Posts.NORMAL)
+        self._ledger.append(Kind.EVENT, about=message.about, data=event)
+        if step.suppresses:
+            self._suppress(message, step.suppresses, step.failure)
+        if event.posts:
+            self._sender.post(self._posting(event, message.about))
+
     def resume(self) -> None:
         """After a restart: post the webhooks still owed, and finish the scripts that were under way."""
-        if self._sender.is_on:
-            self._post_owed()
+        self._post_owed()
         for progress in list(self._world.unfinished.values()):
             self._advance(progress)
 
@@ -54,77 +73,102 @@ class Carrier:
     def _post_owed(self) -> None:
         for seq, posts in self._world.owed.values():
             entry = self._ledger.read(seq)
-            about = About(entry.recipient, entry.message_id, entry.landed_delivery, entry.landed_attempt)
+            event, provider = _decode_event(entry.data), entry.provider or FIRST_PROVIDER
+            if provider not in self._protocols or not self._url(provider, event.callback):
+                continue
+            about = About(provider, entry.recipient, entry.message_id, entry.landed_delivery, entry.landed_attempt)
             for _ in range(posts):
-                self._sender.post(_posting(_decode_event(entry.data), about))
+                self._sender.post(self._posting(event, about))
 
     def _advance(self, progress: Progress) -> None:
         """Play the steps that are due at once, then wait for the next."""
-        script = script_named(progress.message.script)
-        while progress.steps_done < len(script.steps):
+        protocol = self._protocols.get(progress.message.provider)
+        script = protocol.scripts.script_named(progress.message.script) if protocol else None
+        while protocol and script and progress.steps_done < len(script.steps):
             step = script.steps[progress.steps_done]
             if step.after:
                 wait = self._config.scaled(step.after)
-                asyncio.get_running_loop().call_later(wait, self._play_then_advance, progress, script, step)
+                asyncio.get_running_loop().call_later(wait, self._play_then_advance, protocol, progress, script, step)
                 return
-            self._play(progress, script, step)
+            self._play(protocol, progress, script, step)
         self._world.finish(progress.message.id)
 
-    def _play_then_advance(self, progress: Progress, script: Script, step: Step) -> None:
+    def _play_then_advance(self, protocol: Protocol, progress: Progress, script: Script, step: Step) -> None:
         if not self._stopped:
-            self._play(progress, script, step)
+            self._play(protocol, progress, script, step)
             self._advance(progress)
 
-    def _play(self, progress: Progress, script: Script, step: Step) -> None:
-        message, is_last = progress.message, progress.steps_done + 1 == len(script.steps)
-        event = self._event(message, step, attempt_no=max(1, progress.steps_done), posts=self._posts(script, step))
+    def _play(self, protocol: Protocol, progress: Progress, script: Script, step: Step) -> None:
+        message = progress.message
+        is_last, is_first_posted = progress.steps_done + 1 == len(script.steps), progress.posted == 0
+        event = self._event(protocol, message, step, attempt_no=max(1, progress.steps_done), posts=script.posts)
         self._ledger.append(Kind.EVENT, about=message.about, data=event)
         if step.suppresses:
             self._suppress(message, step.suppresses, step.failure)
-        if event.posts:
-            self._post(script.posts, message, event, is_last=is_last)
+        self._post(protocol, script.posts, message, event, is_last=is_last, is_first=is_first_posted)
 
-    def _event(self, message: Message, step: Step, *, attempt_no: int, posts: int) -> EventData:
-        now = time.time()
-        payload = event_payload(message, step, timestamp=now, attempt_no=attempt_no, base_url=self._base_url)
+    def _event(self, protocol: Protocol, message: Message, step: Step, *, attempt_no: int, posts: Posts) -> EventData:
+        happening = Happening(secrets.token_urlsafe(16), time.time(), attempt_no, self._config.base_url)
+        payload = protocol.payload(message, step, happening)
+        callback = protocol.callback(message, step)
+        is_posted = payload is not None and protocol.is_posted(message, step) and self._url(protocol.name, callback)
         return EventData(
-            id=payload["id"],
+            id=happening.event_id,
             message=message.id,
             event=step.event,
-            timestamp=now,
-            posts=posts,
+            timestamp=happening.timestamp,
+            posts=_posts(posts) if is_posted else 0,
             severity=step.failure.severity if step.failure else None,
             reason=step.failure.reason if step.failure else None,
             code=step.failure.code if step.failure else None,
+            callback=callback,
             payload=msgspec.Raw(_encode(payload)),
         )
 
-    def _posts(self, script: Script, step: Step) -> int:
-        if not self._sender.is_on or script.posts is Posts.NEVER or not step.posted:
-            return 0
-        return 3 if script.posts is Posts.THRICE else 1
+    def _url(self, provider: str, callback: str | None) -> str | None:
+        """Where an event goes; None when nowhere."""
+        return (callback or self._config.webhook_url_of(provider)) if self._config.webhooks else None
 
-    def _post(self, posts: Posts, message: Message, event: EventData, *, is_last: bool) -> None:
-        posting = _posting(event, message.about)
-        match posts:
-            case Posts.THRICE:
-                for _ in range(event.posts):
-                    self._sender.post(_posting(event, message.about))
-            case Posts.REVERSED:
-                withheld = self._withheld.setdefault(message.id, [])
-                withheld.insert(0, posting)
-                if is_last:
-                    self._sender.post(*self._withheld.pop(message.id))
-            case Posts.WITH_FORGERIES if event.event == "accepted":
-                self._sender.post(posting, *self._forgeries(message, posting))
-            case _:
-                self._sender.post(posting)
+    def _posting(self, event: EventData, about: About) -> Posting:
+        provider = about.provider or FIRST_PROVIDER
+        return Posting(
+            provider=provider,
+            event_id=event.id,
+            event=event.event,
+            message=event.message,
+            about=about,
+            payload=event.payload,
+            url=self._url(provider, event.callback) or "",
+        )
 
-    def _forgeries(self, message: Message, genuine: Posting) -> list[Posting]:
-        """One lie of each kind a receiver must catch; the replay follows hard on its original."""
+    def _post(
+        self, protocol: Protocol, posts: Posts, message: Message, event: EventData, *, is_last: bool, is_first: bool
+    ) -> None:
+        if posts is Posts.REVERSED:
+            self._withhold(message, event, is_last=is_last)
+        elif posts is Posts.WITH_FORGERIES and event.posts and is_first:
+            posting = self._posting(event, message.about)
+            self._sender.post(posting, *self._forgeries(protocol, message, posting))
+        else:
+            for _ in range(event.posts):
+                self._sender.post(self._posting(event, message.about))
+
+    def _withhold(self, message: Message, event: EventData, *, is_last: bool) -> None:
+        """Keep webhooks back until the last event, and post them in reverse."""
+        withheld = self._withheld.setdefault(message.id, [])
+        if event.posts:
+            withheld.insert(0, self._posting(event, message.about))
+        if is_last:
+            del self._withheld[message.id]
+            if withheld:
+                self._sender.post(*withheld)
+
+    def _forgeries(self, protocol: Protocol, message: Message, genuine: Posting) -> list[Posting]:
+        """One lie of each kind a receiver must catch; a replay follows hard on its original."""
         lies = []
-        for forgery in (Forgery.REPLAYED, Forgery.BAD_SIGNATURE, Forgery.STALE):
-            lie = _posting(self._event(message, _FORGED_STEP, attempt_no=1, posts=0), message.about)
+        for forgery in protocol.forgeries:
+            event = self._event(protocol, message, _FORGED_STEP, attempt_no=1, posts=Posts.NEVER)
+            lie = self._posting(event, message.about)
             lie.forgery = forgery
             lie.replays = genuine if forgery is Forgery.REPLAYED else None
             lies.append(lie)
@@ -140,5 +184,6 @@ class Carrier:
         self._ledger.append(Kind.SUPPRESSION, about=message.about, note=f"added to {name}", data=change)
 
 
-def _posting(event: EventData, about: About) -> Posting:
-    return Posting(event_id=event.id, event=event.event, message=event.message, about=about, payload=event.payload)
+def _posts(posts: Posts) -> int:
+    """How many webhooks one event owes."""
+    return {Posts.NEVER: 0, Posts.THRICE: 3}.get(posts, 1)

@@ -24,6 +24,7 @@ AnyRequest = Request[Any, Any, Any]
 def ledger(
     request: AnyRequest,
     kind: Kind | None = None,
+    provider: str | None = None,
     recipient: str | None = None,
     message_id: str | None = None,
     landed_delivery: str | None = None,
@@ -33,6 +34,7 @@ def ledger(
     """Entries after ``since`` that fit every filter given; ``next_since`` is null when there are no more."""
     wanted = {
         "kind": kind,
+        "provider": provider,
         "recipient": recipient,
         "message_id": message_id,
         "landed_delivery": landed_delivery,
@@ -63,6 +65,7 @@ async def summary(request: AnyRequest) -> dict[str, Any]:
         "entries": len(_sandbox(request).ledger),
         "counts": {kind.value: world.counts[kind] for kind in Kind},
         "accepted": world.counts[Kind.ACCEPTED],
+        "accepted_by_provider": world.accepted_by_provider,
         "accepted_without_reference": world.accepted_without_reference,
         "deliveries": world.accepted_by_delivery,
         "duplicates": {name: times for name, times in world.accepted_by_delivery.items() if times > 1},
@@ -73,20 +76,22 @@ async def summary(request: AnyRequest) -> dict[str, Any]:
 
 @get("/faults")
 async def get_faults(request: AnyRequest) -> dict[str, Any]:
-    """The fault in force."""
+    """The faults in force: that of every provider, and those of single ones."""
     return _described(_sandbox(request).faults)
 
 
 @post("/faults", status_code=200)
 async def set_faults(request: AnyRequest) -> dict[str, Any]:
-    """Put a fault in force, in place of the one before."""
+    """Put a fault in force, in place of the one before: of one provider, or of all and every single one."""
     try:
         order = msgspec.json.decode(await request.body(), type=FaultOrder)
     except msgspec.DecodeError as exc:
         raise ValidationException(str(exc)) from exc
-    faults = _sandbox(request).faults
-    faults.set(order)
-    return _described(faults)
+    sandbox = _sandbox(request)
+    if order.provider is not None and order.provider not in sandbox.protocols:
+        raise ValidationException(f"provider must be one of {', '.join(sorted(sandbox.protocols))}")
+    sandbox.faults.set(order)
+    return _described(sandbox.faults)
 
 
 @post("/release", status_code=204)
@@ -101,14 +106,39 @@ async def clear_mailbox(request: AnyRequest) -> None:
     _sandbox(request).ledger.append(Kind.CLEARED)
 
 
+@get("/suppressions")
+async def suppressions(request: AnyRequest, provider: str) -> dict[str, Any]:
+    """A provider's suppression lists by name."""
+    lists = _sandbox(request).world.account(provider).suppressions
+    return {name: sorted(recipients) for name, recipients in lists.items() if recipients}
+
+
+@delete("/suppressions")
+async def unsuppress(request: AnyRequest, provider: str, recipient: str) -> None:
+    """Take a recipient off every list of a provider, whatever API the vendor has for that."""
+    sandbox = _sandbox(request)
+    for name, recipients in sandbox.world.account(provider).suppressions.items():
+        if recipient.lower() in recipients:
+            sandbox.unsuppress(provider, name, recipient)
+
+
 def _sandbox(request: AnyRequest) -> Sandbox:
     sandbox: Sandbox = request.app.state.sandbox
     return sandbox
 
 
 def _described(faults: Faults) -> dict[str, Any]:
-    return {**msgspec.to_builtins(faults.current()), "seconds_left": faults.seconds_left()}
+    def described(order: FaultOrder) -> dict[str, Any]:
+        return {**msgspec.to_builtins(order), "seconds_left": faults.seconds_left(order.provider)}
+
+    return {
+        **described(faults.current()),
+        "providers": {name: described(order) for name, order in faults.of_one_provider().items()},
+    }
 
 
 def control_router() -> Router:
-    return Router(path="/sandbox", route_handlers=[ledger, summary, get_faults, set_faults, release, clear_mailbox])
+    return Router(
+        path="/sandbox",
+        route_handlers=[ledger, summary, get_faults, set_faults, release, clear_mailbox, suppressions, unsuppress],
+    )

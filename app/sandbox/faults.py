@@ -1,4 +1,4 @@
-"""Faults of the whole provider, switched on and off while it runs."""
+"""Faults of one provider or of all of them, switched on and off while the sandbox runs."""
 
 from __future__ import annotations
 
@@ -33,12 +33,14 @@ class FaultOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     seconds: how long it lasts, in real seconds; until changed when absent. rate: the share of calls it hits.
     sends_only: leaves lookups and the rest of the provider's API alone.
+    provider: whom it befalls; everyone when absent.
     """
 
     mode: Mode
     seconds: float | None = None
     rate: float = 1.0
     sends_only: bool = False
+    provider: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate <= 1:
@@ -47,31 +49,55 @@ class FaultOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("seconds must not be negative")
 
 
+class _Running:
+    """An order and the moment it ends."""
+
+    def __init__(self, order: FaultOrder) -> None:
+        self.order = order
+        self._ends_at = None if order.seconds is None else time.monotonic() + order.seconds
+
+    def is_over(self) -> bool:
+        return self._ends_at is not None and time.monotonic() >= self._ends_at
+
+    def seconds_left(self) -> float | None:
+        return None if self._ends_at is None else max(0.0, self._ends_at - time.monotonic())
+
+
 class Faults:
-    """The fault in force, and the calls it keeps waiting."""
+    """The faults in force, and the calls they keep waiting. The newest order that concerns a provider counts."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)  # noqa: S311 - repeatable on purpose
-        self._order = FaultOrder(Mode.OK)
-        self._ends_at: float | None = None
+        self._orders: dict[str | None, _Running] = {}
         self._release = asyncio.Event()
 
     def set(self, order: FaultOrder) -> None:
-        self._order = order
-        self._ends_at = None if order.seconds is None else time.monotonic() + order.seconds
+        if order.provider is None:
+            self._orders.clear()
+        self._orders[order.provider] = _Running(order)
 
-    def current(self) -> FaultOrder:
-        if self._ends_at is not None and time.monotonic() >= self._ends_at:
-            self._order, self._ends_at = FaultOrder(Mode.OK), None
-        return self._order
+    def current(self, provider: str | None = None) -> FaultOrder:
+        """What this provider suffers from; without one, what all suffer from that have no order of their own."""
+        running = self._orders.get(provider) or self._orders.get(None)
+        return running.order if running and not running.is_over() else FaultOrder(Mode.OK)
 
-    def seconds_left(self) -> float | None:
+    def in_force(self) -> list[FaultOrder]:
+        """Every fault there is, that of everybody first."""
+        running = [found for found in self._orders.values() if not found.is_over() and found.order.mode is not Mode.OK]
+        return sorted((found.order for found in running), key=lambda order: order.provider or "")
+
+    def of_one_provider(self) -> dict[str, FaultOrder]:
+        """The orders that concern a single provider."""
+        return {name: self.current(name) for name in self._orders if name is not None}
+
+    def seconds_left(self, provider: str | None = None) -> float | None:
         """Real seconds until the fault ends by itself; None when it does not."""
-        return None if self._ends_at is None else max(0.0, self._ends_at - time.monotonic())
+        running = self._orders.get(provider) or self._orders.get(None)
+        return running.seconds_left() if running and not running.is_over() else None
 
-    def draw(self, *, is_send: bool) -> Mode:
+    def draw(self, provider: str, *, is_send: bool) -> Mode:
         """What shall happen to the call that has just come in."""
-        order = self.current()
+        order = self.current(provider)
         if order.mode is Mode.OK or (order.sends_only and not is_send) or self._random.random() >= order.rate:
             return Mode.OK
         return self._random.choice(MIX) if order.mode is Mode.RANDOM else order.mode

@@ -28,15 +28,17 @@ class Kind(StrEnum):
     CALL = "call"  # a provider endpoint was called
     ACCEPTED = "accepted"  # one message to one recipient was taken on: the outside world will see it
     RESPONSE = "response"  # what the caller was told; status null when it was told nothing
-    EVENT = "event"  # something happened to a message, as the Events API tells it
+    EVENT = "event"  # something happened to a message
     WEBHOOK = "webhook"  # one post of one event and how it was answered
     SUPPRESSION = "suppression"  # an address joined or left a suppression list
+    SUBSCRIPTION = "subscription"  # the receiver was asked to confirm that it wants webhooks, or has confirmed it
     CLEARED = "cleared"  # the mailbox page was emptied
 
 
 class About(msgspec.Struct, frozen=True):
-    """Which message an entry is about."""
+    """Which message of which provider an entry is about."""
 
+    provider: str | None = None
     recipient: str | None = None
     message_id: str | None = None
     landed_delivery: str | None = None
@@ -51,7 +53,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
     accepted: true on exactly one entry per message and recipient, so counting them counts what was sent.
     call: the seq of the call this entry answers or follows from.
-    landed_delivery, landed_attempt: the sender's own ids, from the user variables of the same names.
+    provider: whose protocol it was; null in ledgers from when there was Mailgun alone.
+    landed_delivery, landed_attempt: the sender's own ids, from wherever the protocol carries them.
     data: the kind's own details; never a key and never a message body.
     """
 
@@ -62,6 +65,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     method: str | None = None
     path: str | None = None
     status: int | None = None
+    provider: str | None = None
     recipient: str | None = None
     message_id: str | None = None
     landed_delivery: str | None = None
@@ -112,6 +116,7 @@ class Ledger:
             method=method,
             path=path,
             status=status,
+            provider=about.provider,
             recipient=about.recipient,
             message_id=about.message_id,
             landed_delivery=about.landed_delivery,

@@ -1,4 +1,4 @@
-"""The mailbox page: what was sent, what became of it, and which addresses script what.
+"""The mailbox page: what was sent on every channel, what became of it, and which recipients script what.
 
 Message HTML is somebody else's: it is shown only in a sandboxed frame, under a policy that lets it load
 nothing.
@@ -15,12 +15,13 @@ from litestar import Request, Response, Router, get
 
 from app.sandbox.ledger import Kind
 from app.sandbox.runtime import Sandbox
-from app.sandbox.scripts import GROUPS
+from app.sandbox.scripting import Book
 from app.sandbox.world import EventData, Mail
 
 #: Messages on the page; the ledger has the rest.
 MAX_LISTED: Final = 200
 REFRESH_SECONDS: Final = 3
+MAX_TITLE: Final = 120
 
 _HERE: Final = Path(__file__).parent
 _STYLE: Final = (_HERE / "static" / "sandbox.css").read_bytes()
@@ -47,10 +48,16 @@ MESSAGE_HEADERS: Final = {
 #: How the last event of a message reads, and the tone it is shown in.
 _STATES: Final = {
     "accepted": ("accepted", "waiting"),
+    "queued": ("queued", "waiting"),
+    "sent": ("sent", "waiting"),
     "temporary": ("deferred", "waiting"),
     "delivered": ("delivered", "good"),
     "opened": ("opened", "good"),
     "clicked": ("clicked", "good"),
+    "read": ("read", "good"),
+    "replied": ("answered", "good"),
+    "dismissed": ("dismissed", "good"),
+    "received": ("received", "good"),
     "permanent": ("failed", "bad"),
     "rejected": ("rejected", "bad"),
     "complained": ("complained", "bad"),
@@ -66,30 +73,47 @@ def _clock(at: datetime | float) -> str:
     return moment.strftime("%H:%M:%S.%f")[:-3]
 
 
+def _what(mail: Mail) -> str:
+    """A line that says what the message was: its title, else the beginning of its text while that is kept."""
+    if mail.message.title:
+        return mail.message.title
+    text = (mail.body.text or "") if mail.body else ""
+    return " ".join(text.split())[:MAX_TITLE] or (
+        "(no subject)" if mail.message.channel == "email" else "(text not kept)"
+    )
+
+
 _templates = Environment(
     loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
 )
-_templates.filters["clock"] = _clock
-_templates.globals.update(groups=GROUPS, states=_STATES)
+_templates.filters.update(clock=_clock, what=_what)
+_templates.globals.update(states=_STATES)
 
 
 @get("/")
-async def mailbox(request: AnyRequest, to: str = "", pause: bool = False) -> Page:
+async def mailbox(request: AnyRequest, to: str = "", provider: str = "", pause: bool = False) -> Page:
     """The messages, newest first; ``to`` narrows them to recipients that contain it."""
     sandbox = _sandbox(request)
     wanted = to.strip().lower()
-    fitting = (mail for mail in sandbox.world.newest_first() if wanted in mail.message.recipient.lower())
+    fitting = (
+        mail
+        for mail in sandbox.world.newest_first()
+        if wanted in mail.message.recipient.lower() and provider in ("", mail.message.provider)
+    )
     listed = [mail for mail, _ in zip(fitting, range(MAX_LISTED), strict=False)]
     return _page(
         "mailbox.html",
         sandbox,
         mails=listed,
         to=to,
-        refresh=None if pause or wanted else REFRESH_SECONDS,
+        provider=provider,
+        providers=sorted(sandbox.protocols),
+        refresh=None if pause or wanted or provider else REFRESH_SECONDS,
         accepted=sandbox.world.counts[Kind.ACCEPTED],
         under_way=len(sandbox.world.unfinished),
         webhooks_posted=sandbox.world.counts[Kind.WEBHOOK],
         webhooks_owed=sum(posts for _, posts in sandbox.world.owed.values()),
+        books=_books(sandbox),
     )
 
 
@@ -128,6 +152,15 @@ def page_not_found_for(sandbox: Sandbox) -> Page:
     return response
 
 
+def _books(sandbox: Sandbox) -> list[Book]:
+    """The books of scripts that the protocols play, each once."""
+    books: list[Book] = []
+    for protocol in sandbox.protocols.values():
+        if protocol.scripts not in books:
+            books.append(protocol.scripts)
+    return books
+
+
 def _timeline(mail: Mail) -> list[dict[str, Any]]:
     """Events and webhooks in the order they happened, as the template shows them."""
     lines = []
@@ -138,8 +171,8 @@ def _timeline(mail: Mail) -> list[dict[str, Any]]:
 
 
 def _page(template: str, sandbox: Sandbox, **values: Any) -> Page:
-    fault = sandbox.faults.current()
-    html = _templates.get_template(template).render(config=sandbox.config, fault=fault, **values)
+    faults = sandbox.faults.in_force()
+    html = _templates.get_template(template).render(config=sandbox.config, faults=faults, **values)
     return Response(html, media_type="text/html", headers=PAGE_HEADERS)
 
 

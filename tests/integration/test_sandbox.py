@@ -266,6 +266,19 @@ def test_a_listed_address_gets_200_and_is_dropped_until_it_is_taken_off(sandbox,
     assert events(sandbox, recipient=to)[-1].get("reason") != reason
 
 
+def test_the_controls_take_a_recipient_off_every_list(sandbox):
+    to = address("bounce")
+    send(sandbox, to)
+    sandbox.wait_until_settled()
+    control = f"{sandbox.url}/sandbox/suppressions"
+    assert to in httpx.get(control, params={"provider": "mailgun"}).json()["bounces"]
+
+    httpx.delete(control, params={"provider": "mailgun", "recipient": to}).raise_for_status()
+
+    assert to not in httpx.get(control, params={"provider": "mailgun"}).json().get("bounces", [])
+    assert sandbox.api.get(f"/bounces/{to}").status_code == 404
+
+
 @pytest.mark.parametrize("script", ["soft-bounce", "blocked", "suppressed"])
 def test_failures_that_are_not_the_address_join_no_list(sandbox, script):
     to = address(script)
@@ -527,6 +540,18 @@ def test_webhooks_can_be_switched_off(tmp_path, receiver):
         assert receiver.about(to) == []
 
 
+def test_every_provider_posts_under_its_own_name(tmp_path):
+    with HTTPServer(host="127.0.0.1") as server:
+        server.expect_request("/api/v1/webhooks/mailgun").respond_with_data("")
+        base = server.url_for("/api/v1/webhooks/")
+        with SandboxProcess(tmp_path / "ledger.jsonl", webhook_base_url=base) as sandbox:
+            send(sandbox, address("ann"))
+            sandbox.wait_until_settled()
+
+            posts = sandbox.ledger(kind="webhook")
+            assert [(post["provider"], post["status"]) for post in posts] == [("mailgun", 200)] * 2
+
+
 # --- the ledger ---------------------------------------------------------------------------------------------
 
 
@@ -629,6 +654,15 @@ def test_every_call_is_on_the_ledger_before_its_answer(sandbox):
 
     assert [call["method"] for call in calls] == ["POST", "GET", "GET", "PUT"]
     assert [answers[call["seq"]] for call in calls] == [401, 200, 200, 405]
+
+
+def test_every_entry_names_its_provider(sandbox):
+    send(sandbox, address("bounce"))
+    sandbox.wait_until_settled()
+
+    assert {entry["provider"] for entry in sandbox.ledger()} == {"mailgun"}
+    assert sandbox.ledger(provider="twilio") == []
+    assert sandbox.summary()["accepted_by_provider"].keys() == {"mailgun"}
 
 
 def test_the_ledger_holds_no_secret_and_no_body(sandbox):
@@ -921,6 +955,31 @@ def test_random_faults_are_the_same_for_the_same_seed(tmp_path):
     assert first == outcomes("second")
     assert len(first) == 30
     assert {(200, None), (503, "fault: error"), (None, "accepted, then held")} < set(first)
+
+
+def test_a_fault_may_befall_one_provider_alone(faulty):
+    faulty.set_fault("error", provider="mailgun")
+    assert send(faulty, address("ann")).status_code == 503
+
+    faulty.set_fault("ok", provider="mailgun")
+    assert send(faulty, address("ann")).status_code == 200
+
+
+def test_the_newest_fault_counts_and_one_for_all_replaces_the_single_ones(faulty):
+    faulty.set_fault("error", provider="mailgun")
+    faulty.set_fault("rate_limit")
+    assert send(faulty, address("ann")).status_code == 429
+    faulty.set_fault("ok", provider="mailgun")
+    assert send(faulty, address("ann")).status_code == 200
+
+    in_force = httpx.get(f"{faulty.url}/sandbox/faults").json()
+
+    assert in_force["mode"] == "rate_limit"
+    assert in_force["providers"]["mailgun"]["mode"] == "ok"
+
+
+def test_a_fault_of_nobody_is_refused(sandbox):
+    assert httpx.post(f"{sandbox.url}/sandbox/faults", json={"mode": "ok", "provider": "x"}).status_code == 400
 
 
 @pytest.mark.parametrize("order", [{"mode": "chaos"}, {"mode": "ok", "rate": 2}, {"mode": "ok", "extra": 1}, {}])

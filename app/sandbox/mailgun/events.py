@@ -16,10 +16,10 @@ import msgspec
 from litestar import get
 from litestar.types import ASGIApp
 
+from app.sandbox.httpapi import AnyRequest, answer, as_json, sandbox_of
 from app.sandbox.ledger import Ledger
-from app.sandbox.mailgun.answering import answer, as_json, sandbox_of
-from app.sandbox.mailgun.submission import AnyRequest, Invalid
-from app.sandbox.world import EventData, EventRef, World
+from app.sandbox.mailgun.submission import Invalid
+from app.sandbox.world import Account, EventData, EventRef
 
 MAX_PAGE: Final = 300
 DEFAULT_PAGE: Final = 100
@@ -81,10 +81,10 @@ def parse_query(params: Mapping[str, str]) -> Query:
     )
 
 
-def search(world: World, ledger: Ledger, query: Query) -> list[tuple[EventRef, EventData]]:
+def search(account: Account, ledger: Ledger, query: Query) -> list[tuple[EventRef, EventData]]:
     """The events on this page, with their payloads, in the order the query asks for."""
     found = []
-    for ref in _candidates(world, query):
+    for ref in _candidates(account, query):
         if not _within(query, ref) or not _index_matches(query, ref):
             continue
         data = _decode_event(ledger.read(ref.seq).data)
@@ -97,7 +97,7 @@ def search(world: World, ledger: Ledger, query: Query) -> list[tuple[EventRef, E
 
 def _page(request: AnyRequest, domain: str, query: Query) -> ASGIApp:
     sandbox = sandbox_of(request)
-    found = search(sandbox.world, sandbox.ledger, query)
+    found = search(sandbox.world.account("mailgun"), sandbox.ledger, query)
     base = f"{request.base_url}v3/{domain}/events"
     pages = _neighbours(query, [ref for ref, _ in found])
     paging = {name: f"{base}/{_token(page)}" for name, page in pages.items()}
@@ -122,10 +122,10 @@ def _token(query: Query) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode(query)).decode()
 
 
-def _candidates(world: World, query: Query) -> Iterator[EventRef]:
+def _candidates(account: Account, query: Query) -> Iterator[EventRef]:
     """Every event that may match, in order; a message id narrows it down to that message's few."""
     message_id = query.filters.get("message-id", "").strip("<>")
-    refs = world.events_by_message_id.get(message_id, []) if _is_plain(message_id) else world.events
+    refs = account.events_by_message_id.get(message_id, []) if _is_plain(message_id) else account.events
     return iter(refs) if query.ascending else reversed(refs)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Any, Final
 
-from app.sandbox.scripts import Failure, Step
+from app.sandbox.protocol import Happening
+from app.sandbox.scripting import Failure, Step
 from app.sandbox.world import Message
 
 _LOG_LEVELS: Final = {"accepted": "info", "delivered": "info", "opened": "info", "clicked": "info"}
@@ -26,20 +26,24 @@ _READER: Final[dict[str, Any]] = {
 }
 
 
-def event_payload(message: Message, step: Step, *, timestamp: float, attempt_no: int, base_url: str) -> dict[str, Any]:
-    """The ``event-data`` of one step; ``timestamp`` is Unix seconds, ``attempt_no`` counts from 1."""
-    payload = _common(message, step, timestamp, base_url) | _specific(message, step, attempt_no)
+#: Mailgun's words for why a message failed, where they are not ours.
+_REASONS: Final = {"full": "generic", "blocked": "espblock"}
+
+
+def event_payload(message: Message, step: Step, happening: Happening) -> dict[str, Any]:
+    """The ``event-data`` of one step."""
+    payload = _common(message, step, happening) | _specific(message, step, happening.attempt_no)
     if step.event == "rejected":
         del payload["recipient"], payload["recipient-domain"]
     return payload
 
 
-def _common(message: Message, step: Step, timestamp: float, base_url: str) -> dict[str, Any]:
+def _common(message: Message, step: Step, happening: Happening) -> dict[str, Any]:
     domain = message.recipient.partition("@")[2]
     return {
         "event": step.event,
-        "id": secrets.token_urlsafe(16),
-        "timestamp": timestamp,
+        "id": happening.event_id,
+        "timestamp": happening.timestamp,
         "log-level": "error" if step.failure and step.failure.severity == "permanent" else _level(step),
         "recipient": message.recipient,
         "recipient-domain": domain,
@@ -64,7 +68,7 @@ def _common(message: Message, step: Step, timestamp: float, base_url: str) -> di
             "headers": {
                 "to": message.to,
                 "from": message.headers.get("From", message.sender),
-                "subject": message.subject,
+                "subject": message.title,
                 "message-id": message.message_id,
             },
             "attachments": [
@@ -74,7 +78,7 @@ def _common(message: Message, step: Step, timestamp: float, base_url: str) -> di
             "size": message.size,
         },
         "storage": {
-            "url": f"{base_url}/v3/domains/{message.domain}/messages/{message.id}",
+            "url": f"{happening.base_url}/v3/domains/{message.domain}/messages/{message.id}",
             "key": message.id,
             "region": "us-east4",
             "env": "production",
@@ -95,7 +99,7 @@ def _specific(message: Message, step: Step, attempt_no: int) -> dict[str, Any]:
         case "failed" if step.failure:
             return {
                 "severity": step.failure.severity,
-                "reason": step.failure.reason,
+                "reason": _REASONS.get(step.failure.reason, step.failure.reason),
                 "delivery-status": _failed(message, step.failure, attempt_no),
             }
         case "opened" | "unsubscribed":

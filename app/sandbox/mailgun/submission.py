@@ -13,9 +13,9 @@ from typing import Any, Final
 from urllib.parse import parse_qs
 
 import msgspec
-from litestar import Request
 from litestar.datastructures import UploadFile
 
+from app.sandbox.httpapi import AnyRequest
 from app.sandbox.world import Attachment, Body
 
 #: Mailgun's limits: recipients of one call, bytes of all options together.
@@ -28,7 +28,6 @@ _SPECIALS = r"\s<>()\[\]\\,;:@\""
 _ADDRESS: Final = re.compile(rf"[^{_SPECIALS}]+@[^{_SPECIALS}.]+(?:\.[^{_SPECIALS}.]+)+")
 _MESSAGE_ID: Final = re.compile(r"<[^<>@\s]+@[^<>@\s]+>")
 
-AnyRequest = Request[Any, Any, Any]
 Fields = dict[str, list[str]]
 
 

@@ -8,12 +8,10 @@ from typing import Any, Final
 from litestar import delete, get
 from litestar.types import ASGIApp
 
-from app.sandbox.ledger import Kind
-from app.sandbox.mailgun.answering import answer, as_json, sandbox_of
-from app.sandbox.mailgun.submission import AnyRequest
-from app.sandbox.runtime import Sandbox
-from app.sandbox.world import LISTS, Suppression, SuppressionData
+from app.sandbox.httpapi import AnyRequest, answer, as_json, sandbox_of
+from app.sandbox.world import Suppression
 
+LISTS: Final = ("bounces", "complaints", "unsubscribes")
 #: Mailgun's largest page of a suppression list.
 MAX_PAGE: Final = 1000
 
@@ -30,7 +28,7 @@ _ONE_PATHS: Final = [f"{path}/{{address:str}}" for path in _LIST_PATHS]
 async def list_suppressions(request: AnyRequest, domain: str) -> ASGIApp:
     """The whole list in alphabetical order, up to one page."""
     name = _list_name(request)
-    addresses = sorted(sandbox_of(request).world.suppressions[name].items())[:MAX_PAGE]
+    addresses = sorted(sandbox_of(request).world.account("mailgun").suppressions[name].items())[:MAX_PAGE]
     items = [_item(name, suppression) for _, suppression in addresses]
     here = str(request.url.with_replacements(query=""))
     return answer(request, as_json({"items": items, "paging": dict.fromkeys(("next", "previous"), here)}))
@@ -40,7 +38,7 @@ async def list_suppressions(request: AnyRequest, domain: str) -> ASGIApp:
 async def get_suppression(request: AnyRequest, domain: str, address: str) -> ASGIApp:
     """One address, or 404."""
     name = _list_name(request)
-    suppression = sandbox_of(request).world.suppressions[name].get(address.lower())
+    suppression = sandbox_of(request).world.account("mailgun").suppressions[name].get(address.lower())
     if suppression is None:
         return answer(request, as_json({"message": f"Address not found in {name} table"}, 404))
     return answer(request, as_json(_item(name, suppression)))
@@ -50,15 +48,10 @@ async def get_suppression(request: AnyRequest, domain: str, address: str) -> ASG
 async def delete_suppression(request: AnyRequest, domain: str, address: str) -> ASGIApp:
     """Take one address off the list, so that sends to it are tried again."""
     sandbox, name = sandbox_of(request), _list_name(request)
-    if address.lower() not in sandbox.world.suppressions[name]:
+    if address.lower() not in sandbox.world.account("mailgun").suppressions[name]:
         return answer(request, as_json({"message": f"Address not found in {name} table"}, 404))
-    _remove(sandbox, name, address.lower())
+    sandbox.unsuppress("mailgun", name, address)
     return answer(request, as_json({"message": _REMOVED[name], "address": address}))
-
-
-def _remove(sandbox: Sandbox, name: str, address: str) -> None:
-    change = SuppressionData(list=name, address=address, removed=True)
-    sandbox.ledger.append(Kind.SUPPRESSION, note=f"removed from {name}", data=change)
 
 
 def _list_name(request: AnyRequest) -> str:
