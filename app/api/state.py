@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from litestar import Request
 from litestar.di import NamedDependency
 
-from app.api.auth import Keys, keys_in
+from app.api.auth import KEY_TTL_SECONDS, KEYS_CACHED_MAX, Keys, keys_in
 from app.api.rate_limit import RateLimiter
 from app.cache import Cache
 from app.db import Database
@@ -18,6 +18,8 @@ from app.flows.wake import Waker
 from app.migrate import pending
 from app.providers.accounts import ProviderSet
 from app.settings import Settings
+from app.store import recipient_secrets
+from app.store.recipient_secrets import SigningSecrets
 
 MIGRATIONS_TTL_SECONDS = 10.0  # looking reads the migrations' files; a probe comes every few seconds
 CONFIG_CHANNEL = "landed_config"  # store.notify_config: a tenant, key, category or template changed
@@ -28,6 +30,7 @@ class ApiState:
     settings: Settings
     db: Database
     keys: Keys
+    signing_secrets: Cache[str, SigningSecrets | None]
     limiter: RateLimiter
     desk: Desk
     providers: ProviderSet
@@ -40,6 +43,7 @@ class ApiState:
             settings=settings,
             db=db,
             keys=keys_in(db),
+            signing_secrets=_signing_secrets_in(db),
             limiter=RateLimiter(db),
             desk=desk(db, settings),
             providers=ProviderSet(settings.providers),
@@ -51,6 +55,7 @@ class ApiState:
         """A hint arrived: what was cached may no longer be true."""
         if channel == CONFIG_CHANNEL:
             self.keys.clear()
+            self.signing_secrets.clear()
             self.desk.terms.clear()
 
     async def close(self) -> None:
@@ -61,6 +66,16 @@ class ApiState:
 
 Api: TypeAlias = NamedDependency[ApiState]
 """What a handler writes: ``api: Api``."""
+
+
+def _signing_secrets_in(db: Database) -> Cache[str, SigningSecrets | None]:
+    """By the name of the tenant, cached as keys are."""
+
+    async def find(tenant: str) -> SigningSecrets | None:
+        async with db.transaction() as conn:
+            return await recipient_secrets.find(conn, tenant)
+
+    return Cache(find, ttl_seconds=KEY_TTL_SECONDS, size_max=KEYS_CACHED_MAX)
 
 
 async def _pending(dsn: str) -> list[str]:
