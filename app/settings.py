@@ -150,6 +150,11 @@ class Endpoints(Section):
     ports: tuple[int, ...] = (443, 8443)  # the only ports an address may name, unless it is loopback and allowed
     timeout_seconds: Seconds = 10.0
 
+    @property
+    def span_seconds(self) -> float:
+        """How long an event is worth delivering: the whole ladder, and a day for outages of our own."""
+        return sum(self.ladder) + DAY
+
 
 class Inbox(Section):
     """The in-app inbox that browsers and apps read by themselves (R-022)."""
@@ -160,7 +165,7 @@ class Inbox(Section):
     streams_max: int = 10_000  # open streams in one process
 
 
-# A push goes by the platform of its device, and each platform has a provider of its own; every other channel is a route.
+# A push goes by the platform of its device, and each has a provider of its own; every other channel is a route.
 ROUTES = tuple(str(c) for c in Channel if c != Channel.PUSH) + tuple(f"push.{p}" for p in Platform)
 OWN_CHANNELS = {
     "in_app": ("inbox", "inbox"),
@@ -250,10 +255,22 @@ class Settings(BaseSettings):
                     raise ValueError(f"routes.{route} names provider {name!r}, which providers does not define")
         return self
 
+    @property
+    def vendors(self) -> dict[str, dict[str, Any]]:
+        """The accounts that somebody else runs: all but our own inbox and endpoints."""
+        own = {adapter for _, adapter in OWN_CHANNELS.values()}
+        return {name: account for name, account in self.providers.items() if account.get("adapter") not in own}
+
     def webhook_url(self, account: str) -> str | None:
         """Where the webhooks of a provider account reach us; None without ``api.public_url``."""
         base = self.api.public_url
         return None if base is None else f"{base.rstrip('/')}/api/v1/webhooks/{account}"
+
+    def ladder(self, channel: str, klass: str) -> tuple[float, ...]:
+        """The delays after the first, second, ... failure: an endpoint's are its own, whatever the class."""
+        if channel == Channel.WEBHOOK:
+            return self.endpoints.ladder
+        return self.retry.ladders[NotificationClass(klass)]
 
     @property
     def retry_span_seconds(self) -> float:
@@ -291,6 +308,17 @@ class Settings(BaseSettings):
                 t.validity_seconds + t.dead_letter_retention_seconds + t.webhook_window_seconds,
                 "key_ttl",
                 t.key_ttl_seconds,
+                True,
+            ),
+            Inequality(
+                "3w",
+                "span of an endpoint's event + ambiguous_max + dead_letter_retention + that span again + quarantine",
+                2 * self.endpoints.span_seconds
+                + t.ambiguous_max_seconds
+                + t.dead_letter_retention_seconds
+                + t.quarantine_seconds,
+                "retention",
+                t.retention_seconds,
                 True,
             ),
             Inequality("3b", "retry span", self.retry_span_seconds, "validity", t.validity_seconds, False),

@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from uuid import UUID, uuid4
 
 import psycopg
@@ -22,15 +22,18 @@ import uvloop
 
 from app.db import HOT_PATH_OPTIONS, Database, listen
 from app.domain.models import NotificationClass
-from app.domain.plan import lane_of
-from app.errors import ConfigurationError, LandedError, Unavailable
+from app.domain.plan import ROUTE_DEFAULT, lane_of
+from app.errors import LandedError, Unavailable
 from app.flows.apply import apply
 from app.flows.dispatch import Dispatcher, Lane
+from app.flows.fan_out import fan_out
 from app.flows.intake import intake
 from app.flows.upkeep import ensure_partitions
 from app.log import configure
+from app.providers.access import AccessTokens
 from app.providers.accounts import ProviderSet
 from app.providers.transport import Transport
+from app.providers.transports import open_transport
 from app.queue import QUEUES, make_queue
 from app.rendering.pool import RenderPool
 from app.secrets import signing_secret
@@ -41,16 +44,19 @@ from jobs.tasks import Tools, register
 log = structlog.get_logger()
 
 LOOP_RETRY_SECONDS = 0.5
+FAN_OUT_BATCH = 500  # status events in one transaction
 QUEUE_RESTART_SECONDS = 2.0
 CONNECTIONS_PER_LANE = 3  # claim, record, look ahead
+CONNECTIONS_MAX = 24  # for all lanes together
 
 
 def lanes_of(settings: Settings) -> list[Lane]:
-    """Every lane this configuration serves: each routed channel, in each class."""
+    """Every lane this configuration serves: each route in each class. A push route is its platform's."""
     return [
-        Lane(lane_of(channel, klass), channel, klass, names[0])
-        for channel, names in settings.routes.items()
+        Lane(lane_of(channel, klass, platform or ROUTE_DEFAULT), channel, klass, names[0])
+        for route, names in settings.routes.items()
         if names
+        for channel, _, platform in [route.partition(".")]
         for klass in NotificationClass
     ]
 
@@ -61,21 +67,22 @@ class Worker:
         self.settings = settings
         self.dsn = dsn
         self.lanes = lanes_of(settings)
-        if not self.lanes:
-            raise ConfigurationError("routes is empty: name a provider for a channel, e.g. routes.email = ['mailgun']")
         self.providers = ProviderSet(settings.providers)
         self.signing_key = signing_secret(settings)
-        size = CONNECTIONS_PER_LANE * len(self.lanes) + len(NotificationClass) + 4
+        # Most lanes are idle most of the time: a server takes a hundred connections, and is not ours alone.
+        size = min(CONNECTIONS_PER_LANE * len(self.lanes), CONNECTIONS_MAX) + len(NotificationClass) + 5
         self.db = Database(dsn, name="landed worker", size_max=size, options=HOT_PATH_OPTIONS, check=False)
         self._loops: dict[str, asyncio.Event] = {}
         self._woken: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)  # by lane
         self._stopping = asyncio.Event()
+        self._renderers: dict[NotificationClass, RenderPool] = {}
 
     async def run(self) -> None:
         """Works until ``stop``; then winds down within the grace the settings give."""
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self.db)
             await ensure_partitions(self.db, self.settings)
+            await self._open_shared(stack)
             dispatchers = [await self._dispatcher(lane, stack) for lane in self.lanes]
             await self._beat()
             background = [
@@ -125,40 +132,60 @@ class Worker:
     # Lanes ------------------------------------------------------------------------------------------------------
 
     async def _dispatcher(self, lane: Lane, stack: contextlib.AsyncExitStack) -> Dispatcher:
-        """Each lane has its own connections and its own renderer: what befalls one stays there."""
-        renderer = RenderPool(self.settings.worker.render_processes)
-        await renderer.start()
-        stack.push_async_callback(renderer.stop)
+        """Each lane has its own connections: a provider that hangs keeps only its own."""
         transport = await stack.enter_async_context(
-            Transport(connections_max=self.settings.worker.share(lane.klass).concurrency)
+            open_transport(
+                self.providers.get(lane.provider).capabilities.transport,
+                connections_max=self.settings.worker.share(lane.klass).concurrency,
+                endpoints=self.settings.endpoints,
+            )
         )
         return Dispatcher(
             lane,
             db=self.db,
             providers=self.providers,
             transport=transport,
-            renderer=renderer,
+            access=self._access,
+            renderer=self._renderers[lane.klass],
             settings=self.settings,
             worker_id=self.id,
             signing_key=self.signing_key,
         )
 
+    async def _open_shared(self, stack: contextlib.AsyncExitStack) -> None:
+        """A renderer for each class: a template bomb in a campaign holds up no password reset, whatever its channel."""
+        for klass in NotificationClass:
+            renderer = RenderPool(self.settings.worker.render_processes)
+            await renderer.start()
+            stack.push_async_callback(renderer.stop)
+            self._renderers[klass] = renderer
+        self._access = AccessTokens(await stack.enter_async_context(Transport()))
+
     # Loops ------------------------------------------------------------------------------------------------------
 
     def _steps(self) -> dict[str, Callable[[], Awaitable[int]]]:
         """The batch loops by name. A step answers how much it found; one that found nothing waits to be woken."""
-        steps: dict[str, Callable[[], Awaitable[int]]] = {"apply": self._apply}
+        steps: dict[str, Callable[[], Awaitable[int]]] = {"apply": self._apply, "fan_out": self._fan_out}
         for klass in NotificationClass:
             steps[f"intake.{klass}"] = lambda klass=klass: self._intake(klass)  # type: ignore[misc]
         self._loops = {name: asyncio.Event() for name in steps}
         return steps
 
     async def _intake(self, klass: NotificationClass) -> int:
-        planned, lanes = await intake(self.db, klass=klass, limit=self.settings.worker.share(klass).intake_batch)
+        limit = self.settings.worker.share(klass).intake_batch
+        planned, lanes = await intake(self.db, self.settings, klass=klass, limit=limit)
+        await self._wake_lanes(lanes)
+        return planned
+
+    async def _fan_out(self) -> int:
+        told, lanes = await fan_out(self.db, self.settings, limit=FAN_OUT_BATCH)
+        await self._wake_lanes(lanes)
+        return told
+
+    async def _wake_lanes(self, lanes: Iterable[str]) -> None:
         for lane in lanes:
             self._woken[lane].set()  # here at once; elsewhere by a hint
             await self.db.wake("landed_wake", lane)
-        return planned
 
     async def _apply(self) -> int:
         return await apply(self.db, self.settings, limit=self.settings.worker.apply_batch)

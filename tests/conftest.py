@@ -68,7 +68,7 @@ def _sweep_dead_runs() -> None:
     """A run that was killed could not stop its server; the next one does."""
     for directory in Path(tempfile.gettempdir()).glob(f"{RUN_PREFIX}*-*"):
         pid = directory.name.removeprefix(RUN_PREFIX).split("-")[0]
-        if not psutil.pid_exists(int(pid)) and directory.owner() == Path.home().owner():
+        if pid.isdigit() and not psutil.pid_exists(int(pid)) and directory.owner() == Path.home().owner():
             _remove_run(directory)
 
 

@@ -13,15 +13,21 @@ from pydantic import AfterValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from app.api.auth import CalledBy, requires
-from app.api.fields import Attributes, Email, Locale, Phone, TimeZone, known_id
+from app.api.fields import Attributes, Email, Locale, Phone, TimeZone, checked, known_id
 from app.api.schemas import Body, RecipientId, read_model, refusal, takes
 from app.api.state import Api
+from app.domain import addresses
+from app.domain.models import Channel
 from app.errors import FieldError, InvalidFields, InvalidRequest, NotFound
 from app.store import recipients
 from app.store.recipients import Recipient, RecipientProfile, SoftBounces
 from app.store.suppressions import Suppression
 
 MANY_MAX = 1000  # more would hold their rows for longer than a send should wait
+
+
+EndpointChannel = Literal["webhook", "chat"]
+EndpointId = Annotated[str, checked(addresses.endpoint_id)]
 
 
 def _reachable(recipient_id: str) -> str:
@@ -39,6 +45,12 @@ class PutRecipient(Body):
     time_zone: TimeZone | None = Field(default=None, description="IANA name")
     active: bool = Field(default=True, description="false: sends to them are refused")
     attributes: Attributes = Field(default_factory=dict)
+    addresses: dict[EndpointChannel, EndpointId] = Field(
+        default_factory=dict, description="the endpoints that webhook and chat go to, by channel"
+    )
+    channels: Annotated[list[Annotated[Channel, Field(strict=False)]], Field(min_length=1)] | None = Field(
+        default=None, description="the channels it prefers, where a request names none; default: any"
+    )
 
 
 class NamedRecipient(PutRecipient):

@@ -14,15 +14,18 @@ from app.api.rate_limit import RateLimiter
 from app.cache import Cache
 from app.db import Database
 from app.flows.accept import Desk, desk
+from app.flows.inbox import Hub
+from app.flows.receive import Receiver
 from app.flows.wake import Waker
 from app.migrate import pending
 from app.providers.accounts import ProviderSet
 from app.settings import Settings
-from app.store import recipient_secrets
+from app.store import inbox, recipient_secrets
 from app.store.recipient_secrets import SigningSecrets
 
 MIGRATIONS_TTL_SECONDS = 10.0  # looking reads the migrations' files; a probe comes every few seconds
 CONFIG_CHANNEL = "landed_config"  # store.notify_config: a tenant, key, category or template changed
+CHANNELS = (CONFIG_CHANNEL, inbox.CHANNEL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +36,9 @@ class ApiState:
     signing_secrets: Cache[str, SigningSecrets | None]
     limiter: RateLimiter
     desk: Desk
-    providers: ProviderSet
+    receiver: Receiver
     apply_waker: Waker
+    inbox: Hub
     pending_migrations: Cache[str, list[str]]
 
     @classmethod
@@ -46,22 +50,30 @@ class ApiState:
             signing_secrets=_signing_secrets_in(db),
             limiter=RateLimiter(db),
             desk=desk(db, settings),
-            providers=ProviderSet(settings.providers),
+            receiver=Receiver(
+                db,
+                ProviderSet(settings.providers),
+                evidence_window_seconds=settings.times.evidence_window_seconds,
+            ),
             apply_waker=Waker(db, "apply"),
+            inbox=Hub(db, followers_max=settings.inbox.streams_max),
             pending_migrations=Cache(_pending, ttl_seconds=MIGRATIONS_TTL_SECONDS, size_max=1),
         )
 
     def heard(self, channel: str, payload: str) -> None:
-        """A hint arrived: what was cached may no longer be true."""
+        """A hint arrived: what was cached may no longer be true, or somebody's inbox has changed."""
         if channel == CONFIG_CHANNEL:
             self.keys.clear()
             self.signing_secrets.clear()
             self.desk.terms.clear()
+        elif channel == inbox.CHANNEL:
+            self.inbox.heard(payload)
 
     async def close(self) -> None:
         """Waits for what is under way."""
         await self.desk.close()
         await self.apply_waker.close()
+        await self.inbox.close()
 
 
 Api: TypeAlias = NamedDependency[ApiState]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from litestar import Controller, Litestar, Request, Response, get, post
 from litestar.params import FromPath
 from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED
-from pydantic import BeforeValidator, Field, TypeAdapter, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
 
 from app.api.auth import CalledBy, Caller, requires
 from app.api.fields import SLUG, Slug, known_id
@@ -29,14 +31,21 @@ from app.api.schemas import (
 )
 from app.api.state import Api, ApiState
 from app.db import Connection
+from app.domain import sms
+from app.domain.models import Channel
 from app.domain.variables import check_declaration, check_variables, parse_declared, sample
-from app.errors import Conflict, InvalidFields, NotFound, TemplateRenderError
+from app.errors import Conflict, FieldError, InvalidFields, NotFound, TemplateRenderError
 from app.rendering.pool import RenderPool
-from app.rendering.types import RenderJob, TemplateSource
+from app.rendering.types import Rendered, RenderJob, TemplateSource
 from app.store import templates
-from app.store.templates import Content, Template, TemplateSummary
+from app.store.templates import Content, Template, TemplateSummary, Wording
 
 TEMPLATE_BYTES_MAX = 2 * 1024 * 1024  # two bodies of 256 Ki characters, most of them escaped or not ASCII
+EXTRAS_MAX = 30  # a push carries 4 KB in all
+# The app's own keys, less those that Google keeps for itself and those that we send (PROVIDERS, 9a).
+EXTRA = re.compile(
+    r"(url|image|sound|badge|subtitle|data\.(?!from$|message_type$|google\.|gcm\.|landed_)[A-Za-z0-9_.]{1,64})"
+)
 PREVIEW_KEY = "preview"  # one for all: a template that overruns in a preview is never refused when it is sent
 
 Status = Literal["draft", "published", "archived"]
@@ -75,19 +84,98 @@ Declaration = Annotated[
 """Names, or each name with whether it is required, what it means, and what a preview shows."""
 
 
-class CreateTemplate(Body):
-    """A new version. Only email in one language can be delivered yet."""
+def _extra(name: str) -> str:
+    if not EXTRA.fullmatch(name):
+        raise PydanticCustomError(
+            "extra",
+            "is not an extra; extras are url, image, sound, badge, subtitle and data.<key> of the app's own",
+        )
+    return name
 
-    template_id: Slug
-    channel: Literal["email"] = "email"
-    locale: Literal[""] = ""
+
+Extras = Annotated[
+    dict[Annotated[str, AfterValidator(_extra)], Annotated[Line, Field(min_length=1)]], Field(max_length=EXTRAS_MAX)
+]
+
+
+class EmailContent(Body):
+    """An email: a subject, and html, text or both."""
+
     subject: Annotated[Line, Field(min_length=1)]
     html: Annotated[Text, Field(min_length=1)] | None = None
     text: Annotated[Text, Field(min_length=1)] | None = Field(
         default=None, description="default: derived from the html"
     )
+
+
+class TextContent(Body):
+    """A text message, or what an endpoint is told in words."""
+
+    text: Annotated[Text, Field(min_length=1)]
+
+
+class TitledContent(TextContent):
+    """What is shown on a screen: a title, a text, and what a tap does (R-126)."""
+
+    subject: Line = Field(default="", description="the title")
+    extras: Extras = Field(
+        default_factory=dict,
+        description="url, image, sound, badge, subtitle, and data.<key>; each a template of its own",
+    )
+
+
+class ChannelContents(Body):
+    """The contents of a version, by channel."""
+
+    email: EmailContent | None = None
+    sms: TextContent | None = None
+    push: TitledContent | None = None
+    in_app: TitledContent | None = None
+    chat: TitledContent | None = None
+    webhook: TextContent | None = None
+
+
+class CreateTemplate(Body):
+    """A new version: what it says on each channel. subject, html and text at the top are the email's."""
+
+    template_id: Slug
+    channel: Literal["email"] = "email"
+    locale: Literal[""] = ""
+    subject: Annotated[Line, Field(min_length=1)] | None = None
+    html: Annotated[Text, Field(min_length=1)] | None = None
+    text: Annotated[Text, Field(min_length=1)] | None = Field(
+        default=None, description="default: derived from the html"
+    )
+    channels: ChannelContents = ChannelContents()
     variables: Declaration = Field(default_factory=dict, description="all that the template reads")
     description: Annotated[Text, Field(max_length=500)] = ""
+
+    @model_validator(mode="after")
+    def _says_something_once(self) -> Self:
+        email_at_top = (self.subject, self.html, self.text) != (None, None, None)
+        if email_at_top and self.channels.email is not None:
+            raise InvalidFields(FieldError("channels.email", "is at the top of the request already: give one of them"))
+        if self.subject is None and (email_at_top or not self.channels.model_fields_set):
+            raise InvalidFields(FieldError("subject", "is required"))
+        return self
+
+    def contents(self) -> Iterator[tuple[str, TemplateSource]]:
+        """Each channel's content, email first."""
+        if self.subject is not None:
+            yield "email", TemplateSource(PREVIEW_KEY, self.subject, self.html, self.text)
+        for channel in ChannelContents.model_fields:
+            content = getattr(self.channels, channel)
+            if content is not None:
+                yield (
+                    channel,
+                    TemplateSource(
+                        PREVIEW_KEY,
+                        getattr(content, "subject", ""),
+                        getattr(content, "html", None),
+                        content.text,
+                        tuple(sorted(getattr(content, "extras", {}).items())),
+                    ),
+                )
 
 
 class PreviewTemplate(Body):
@@ -109,13 +197,31 @@ class CreatedTemplate(Template):
 
 
 @dataclass(frozen=True, slots=True)
+class PreviewedContent:
+    """Exactly what would be sent on one channel.
+
+    content_hash: SHA-256, as the attempt that sends it records it. encoding, segments: of a text message.
+    """
+
+    channel: str
+    subject: str
+    html: str | None
+    text: str
+    extras: dict[str, str]
+    content_hash: str
+    encoding: str | None = None
+    segments: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Preview:
-    """Exactly what would be sent. content_hash: SHA-256, as the attempt that sends it records it."""
+    """Exactly what would be sent: of the first content, and in contents of all."""
 
     subject: str
     html: str | None
     text: str
     content_hash: str
+    contents: list[PreviewedContent]
 
 
 AFTER: TypeAdapter[tuple[Line, Version]] = TypeAdapter(tuple[Line, Version])
@@ -148,9 +254,9 @@ class TemplatesController(Controller):
         version and `unchanged: true`, so that templates can be pushed again and again.
         """
         body = await read_model(request, CreateTemplate, bytes_max=TEMPLATE_BYTES_MAX)
-        content = await _checked_content(body, request.app.state.rendering)
+        wording = await _checked_wording(body, request.app.state.rendering)
         async with api.db.transaction(durable=True) as conn:
-            template, created = await templates.create(conn, caller.tenant_id, body.template_id, content)
+            template, created = await templates.create(conn, caller.tenant_id, body.template_id, wording)
         return Response(
             CreatedTemplate(**asdict(template), unchanged=not created),
             status_code=HTTP_201_CREATED if created else HTTP_200_OK,
@@ -233,23 +339,32 @@ class TemplatesController(Controller):
             return await _existing(conn, caller, template_id, version)
 
 
-async def _checked_content(body: CreateTemplate, renderer: RenderPool) -> Content:
-    """What is to be stored. Raises InvalidFields for a template that cannot work."""
-    check = await renderer.check(TemplateSource(PREVIEW_KEY, body.subject, body.html, body.text))
-    errors = list(check.errors) or check_declaration(body.variables, check.variables)
+async def _checked_wording(body: CreateTemplate, renderer: RenderPool) -> Wording:
+    """What is to be stored. Raises InvalidFields for a template that cannot work, naming channel and part."""
+    errors: list[FieldError] = []
+    used: frozenset[str] = frozenset()
+    contents = []
+    for channel, source in body.contents():
+        check = await renderer.check(source)
+        at = "" if channel == "email" and body.subject is not None else f"channels.{channel}."
+        errors += [FieldError(f"{at}{error.field}", error.message) for error in check.errors]
+        used |= check.variables
+        contents.append(
+            Content(
+                channel=channel,
+                locale=body.locale,
+                subject=source.subject,
+                html=source.html,
+                text=check.text or "",
+                text_derived=source.text is None,
+                extras=dict(source.extras),
+            )
+        )
+    errors = errors or check_declaration(body.variables, used)
     if errors:
         raise InvalidFields(*errors)
-    assert check.text is not None
-    return Content(
-        channel=body.channel,
-        locale=body.locale,
-        subject=body.subject,
-        html=body.html,
-        text=check.text,
-        text_derived=body.text is None,
-        variables=body.variables,
-        description=body.description,
-    )
+    ordered = sorted(contents, key=lambda content: (content.channel != "email", content.channel))
+    return Wording(tuple(ordered), body.variables, body.description)
 
 
 async def _list(api: ApiState, caller: Caller, query: TemplateQuery) -> Page[TemplateSummary]:
@@ -284,11 +399,34 @@ async def _render(template: Template, variables: dict[str, Any] | None, renderer
         variables = sample(template.variables)
     elif errors := check_variables(template.variables, variables):
         raise InvalidFields(*errors)
-    source = TemplateSource(PREVIEW_KEY, template.subject, template.html, template.text)
-    (result,) = await renderer.render([RenderJob(source, variables)])
+    contents = template.wording.contents
+    results = await renderer.render(
+        [
+            RenderJob(
+                TemplateSource(PREVIEW_KEY, c.subject, c.html, c.text, tuple(sorted(c.extras.items()))), variables
+            )
+            for c in contents
+        ]
+    )
+    shown = [_previewed(content.channel, result) for content, result in zip(contents, results, strict=True)]
+    first = shown[0]
+    return Preview(first.subject, first.html, first.text, first.content_hash, shown)
+
+
+def _previewed(channel: str, result: Rendered | TemplateRenderError) -> PreviewedContent:
     if isinstance(result, TemplateRenderError):
         raise result
-    return Preview(result.subject, result.html, result.text, result.content_hash.hex())
+    size = sms.size(result.text) if channel == Channel.SMS else None
+    return PreviewedContent(
+        channel,
+        result.subject,
+        result.html,
+        result.text,
+        dict(result.extras),
+        result.content_hash.hex(),
+        None if size is None else size.encoding,
+        None if size is None else size.segments,
+    )
 
 
 routes = [TemplatesController]

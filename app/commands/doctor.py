@@ -22,6 +22,7 @@ from app.commands.output import STYLES, console, json_option, print_json
 from app.db import Connection
 from app.errors import ConfigurationError, LandedError
 from app.migrate import pending
+from app.providers.mailgun import Mailgun
 from app.providers.registry import make_provider
 from app.rendering.pool import RenderPool
 from app.rendering.types import Rendered, RenderJob, TemplateSource
@@ -167,25 +168,33 @@ async def _of_stuck(conn: Connection) -> Check:
 
 
 def _of_providers(settings: Settings) -> Iterator[Check]:
-    if not any(settings.routes.values()):
+    if not settings.vendors:
         hint = "docs/how-to/use-real-mailgun.md shows how; `landed up` brings a sandbox of its own"
-        yield Check("routes", "warn", "no channel is routed to a provider", hint)
+        yield Check("routes", "warn", "no channel is routed to a vendor", hint)
     for channel, names in settings.routes.items():
         yield Check("routes", "ok", f"{channel}: {', '.join(names)}")
-    for name, account in settings.providers.items():
+    for name, account in settings.vendors.items():
         yield _of_account(name, account)
 
 
 def _of_account(name: str, settings: dict[str, Any]) -> Check:
     """The shape of the credentials only: a wrong one is the provider's to refuse."""
     try:
-        account = make_provider(name, settings).account  # type: ignore[attr-defined]  # of the adapters there are
+        provider = make_provider(name, settings)
     except LandedError as error:
-        return Check(f"provider {name}", "fail", error.detail, "docs/how-to/use-real-mailgun.md shows a whole account")
-    host = urlsplit(account.url).hostname or ""
-    detail = f"{account.domain} at {host}"
-    if host in LOOPBACK or "." not in host:
-        return Check(f"provider {name}", "ok", f"{detail}: a sandbox, nothing really leaves")
+        return Check(f"provider {name}", "fail", error.detail, "docs/how-to has a page for each provider")
+    host = urlsplit(str(settings.get("base_url") or "")).hostname
+    if host is not None and _is_local(f"//{host}"):
+        return Check(f"provider {name}", "ok", f"{provider.name} at {host}: a sandbox, nothing really leaves")
+    if isinstance(provider, Mailgun):
+        return _of_mailgun(name, provider)
+    proof = "confirms deliveries" if provider.capabilities.confirms_delivery else "cannot confirm deliveries"
+    return Check(f"provider {name}", "ok", f"{provider.name}; the account is complete; {proof}")
+
+
+def _of_mailgun(name: str, provider: Mailgun) -> Check:
+    account = provider.account
+    detail = f"{account.domain} at {urlsplit(account.url).hostname}"
     odd = [
         field
         for field, shape in (("api_key", API_KEY), ("webhook_signing_key", SIGNING_KEY))
@@ -199,14 +208,14 @@ def _of_account(name: str, settings: dict[str, Any]) -> Check:
 
 def _of_public_url(settings: Settings) -> Check:
     name, url = "public_url", settings.api.public_url
-    outside = [account for account in settings.providers.values() if not _is_local(str(account.get("base_url") or ""))]
+    outside = [account for account in settings.vendors.values() if not _is_local(str(account.get("base_url") or ""))]
     if url is None:
         hint = "set LANDED_API__PUBLIC_URL: webhooks and unsubscribe links come back through it"
         return Check(name, "warn", "not set", hint)
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return Check(name, "fail", f"{url} is no http(s) URL", "give it as https://notify.example.com")
-    webhooks = ", ".join(f"{url.rstrip('/')}/api/v1/webhooks/{account}" for account in settings.providers)
+    webhooks = ", ".join(f"{url.rstrip('/')}/api/v1/webhooks/{account}" for account in settings.vendors)
     detail = f"webhooks go to {webhooks or url}"
     if outside and (_is_local(url) or parts.scheme != "https"):
         hint = "a real provider posts from the internet, to a public https URL; look-ups alone prove late"

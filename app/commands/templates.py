@@ -41,7 +41,7 @@ def push(directory: Path, publish: bool, url: str | None, api_key: str | None, a
 
 def push_one(client: Client, file: TemplateFile, *, publish: bool) -> dict[str, Any]:
     """The version that the file now is."""
-    body = {name: value for name, value in asdict(file).items() if value is not None}
+    body = {name: value for name, value in asdict(file).items() if value is not None and value != {}}
     version: dict[str, Any] = client.post(PATH, body)
     unchanged = version["unchanged"]
     if publish and version["status"] == "draft":
@@ -61,4 +61,6 @@ def list_all(status: str | None, url: str | None, api_key: str | None, as_json: 
         print_json(found)
     else:
         rows = [{**version, "variables": list(version["variables"])} for version in found]
-        print_table("Templates", rows, "template_id", "version", "status", "subject", "variables", "created_at")
+        print_table(
+            "Templates", rows, "template_id", "version", "status", "channels", "subject", "variables", "created_at"
+        )

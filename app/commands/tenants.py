@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from email.utils import parseaddr
 from typing import Any
 
 import click
@@ -26,20 +27,31 @@ def tenant() -> None:
 @click.argument("name")
 @click.option("--sender", required=True, help="Default From of its email: 'Shop <shop@example.com>'.")
 @click.option("--reply-to", help="Default Reply-To.")
+@click.option("--promotional-sender", help="From of promotional email, on a domain of its own.")
 @json_option
-def create(name: str, sender: str, reply_to: str | None, as_json: bool) -> None:
+def create(name: str, sender: str, reply_to: str | None, promotional_sender: str | None, as_json: bool) -> None:
     """Create a tenant: a producer's isolated space."""
-    created = run(_create(dsn_of(load_settings()), name, sender, reply_to))
+    if promotional_sender is not None and _domain(promotional_sender) == _domain(sender):
+        raise Refused(
+            "promotional-sender is on the same domain as sender: what campaigns do to its reputation would touch receipts"
+        )
+    created = run(_create(dsn_of(load_settings()), name, sender, reply_to, promotional_sender))
     if as_json:
         print_json(created)
     else:
         console().print(f"{created.name} created; `landed key create {created.name}` makes its first API key")
 
 
-async def _create(dsn: str, name: str, sender: str, reply_to: str | None) -> tenants.Tenant:
+def _domain(sender: str) -> str:
+    return parseaddr(sender)[1].rpartition("@")[2].lower()
+
+
+async def _create(
+    dsn: str, name: str, sender: str, reply_to: str | None, promotional_sender: str | None
+) -> tenants.Tenant:
     async with connected(dsn) as conn:
         try:
-            return await tenants.create_tenant(conn, name, sender, reply_to)
+            return await tenants.create_tenant(conn, name, sender, reply_to, promotional_sender)
         except errors.UniqueViolation:
             raise Refused(f"there is a tenant {name!r} already") from None
         except errors.CheckViolation:

@@ -77,7 +77,7 @@ class Service:
     ) -> None:
         self.dsn = dsn
         self.at = at
-        self.with_sandbox = not settings.providers
+        self.with_sandbox = not settings.vendors
         self._grace = settings.times.shutdown_grace_seconds + GRACE_BEYOND_SECONDS
         self._logs = settings.data_dir.absolute() / "log"
         environment = _environment(settings, dsn, at, faster=faster)
@@ -141,7 +141,7 @@ def _environment(settings: Settings, dsn: str, at: Addresses, *, faster: bool) -
         "LANDED_API__PORT": str(at.api_port),
         "LANDED_API__PUBLIC_URL": settings.api.public_url or at.api,
     }
-    if not settings.providers:
+    if not settings.vendors:
         given |= _sandbox_environment(settings, at, faster=faster)
     return {**(FASTER if faster else {}), **os.environ, **given}
 

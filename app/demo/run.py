@@ -91,7 +91,7 @@ async def serve_until_stopped(options: Options) -> int:
 
 
 async def _serve(settings: Settings, options: Options, stop: Stop) -> int:
-    has_demo = options.with_demo and not settings.providers
+    has_demo = options.with_demo and not settings.vendors
     async with _database(settings, stop) as dsn:
         await _step("Migrations", stop.after(migrate, dsn))
         at = Addresses.choose(settings, options.sandbox_port)

@@ -9,6 +9,7 @@ import re
 import zoneinfo
 from email.headerregistry import Address
 from functools import cache
+from uuid import UUID
 
 import phonenumbers
 from email_validator import EmailNotValidError, validate_email
@@ -80,6 +81,14 @@ def phone(value: str) -> str:
             raise ValueError("must begin with a country code that exists, such as +49")
         case _:
             raise ValueError(f"has too few digits for a phone number of country code +{number.country_code}")
+
+
+def endpoint_id(value: str) -> str:
+    """The id of a registered endpoint, in its one spelling."""
+    try:
+        return str(UUID(value))
+    except ValueError:
+        raise ValueError("must be the id of an endpoint, as POST /api/v1/endpoints answers it") from None
 
 
 def time_zone(value: str) -> str:

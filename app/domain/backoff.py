@@ -79,7 +79,8 @@ def decide(
             seconds = policy.unauthorized_pause_seconds
             return wait(seconds, "unauthorized", pause=seconds)
         case OutcomeKind.RECIPIENT_INVALID:
-            return Decision(DeliveryState.FAILED, "refused", "recipient_invalid", None)
+            state = "not_sent" if outcome.status_code is None else "refused"
+            return Decision(DeliveryState.FAILED, state, outcome.reason or "recipient_invalid", None)
         case OutcomeKind.REJECTED:
             state = "not_sent" if outcome.status_code is None else "refused"
             return Decision(DeliveryState.DEAD, state, outcome.reason or "rejected", None)

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from app.domain.models import DeliveryState
+from app.domain.models import Channel, DeliveryState
 
 ROUTE_DEFAULT = "default"
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Everything the rules look at for one notification, read in one sweep for the whole batch (R-067, R-068)."""
+    """Everything the rules look at for one notification, read in one sweep for the whole batch (R-067, R-068).
+
+    addresses: channel -> address. devices: platform -> ids of the recipient's live devices.
+    preferred: the channels the recipient prefers; empty for any. channels_named: by the request itself.
+    """
 
     category: str
     category_class: str
     channels: tuple[str, ...]
     recipient_active: bool | None  # None: the recipient is gone
-    addresses: Mapping[str, str | None]  # channel -> address
+    addresses: Mapping[str, str | None]
     suppressed: Mapping[str, str]  # channel -> why its address must not be sent to
     expires_at: datetime
+    devices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    preferred: Sequence[str] = ()
+    channels_named: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,38 +53,77 @@ def lane_of(channel: str, category_class: str, route: str = ROUTE_DEFAULT) -> st
     return f"{channel}.{category_class}.{route}"
 
 
-def plan(subject: Subject, now: datetime) -> Plan:
+def plan(subject: Subject, now: datetime, routes: frozenset[str]) -> Plan:
     """The deliveries of one notification and the decision trace: each rule, its input, its verdict (R-069, R-070).
 
-    Every requested channel yields exactly one delivery, so whatever the rules refuse is still there to be seen.
+    Every requested channel yields at least one delivery, so whatever the rules refuse is still there to be seen; push
+    yields one for each device. routes: what this configuration has a provider for, ``email`` or ``push.ios``.
     """
     trace: list[dict[str, Any]] = [_rule("recipient", subject.recipient_active, _recipient_verdict(subject))]
     if subject.expires_at <= now:
         trace.append(_rule("validity", subject.expires_at.isoformat(), "expired"))
-    deliveries = tuple(_deliver(subject, channel, now, trace) for channel in subject.channels)
+    deliveries = tuple(
+        _Delivery(subject, channel, address, platform, trace).plan(now, routes)
+        for channel in subject.channels
+        for platform, address in _targets(subject, channel)
+    )
     return Plan(deliveries, tuple(trace))
 
 
-def _deliver(subject: Subject, channel: str, now: datetime, trace: list[dict[str, Any]]) -> Planned:
-    address = subject.addresses.get(channel)
-    lane = lane_of(channel, subject.category_class)
+def _targets(subject: Subject, channel: str) -> Iterator[tuple[str | None, str | None]]:
+    """Where a channel leads: (platform, address). No address is a target too: the one that is recorded as missing."""
+    if channel != Channel.PUSH:
+        yield None, subject.addresses.get(channel)
+    elif not any(subject.devices.values()):
+        yield None, None
+    else:
+        yield from ((platform, device) for platform, devices in sorted(subject.devices.items()) for device in devices)
 
-    def end(rule: str, given: Any, state: DeliveryState, reason: str) -> Planned:
-        trace.append(_rule(f"{channel}.{rule}", given, reason))
-        return Planned(channel, lane, address or "", state, reason)
 
-    if not subject.recipient_active:
-        return end("recipient", subject.recipient_active, DeliveryState.FAILED, "recipient_inactive")
-    if not address:
-        return end("address", None, DeliveryState.FAILED, "no_address")
-    if why := subject.suppressed.get(channel):
-        return end("suppression", why, DeliveryState.SUPPRESSED, f"suppressed:{why}")
-    if subject.expires_at <= now:
-        return end("validity", subject.expires_at.isoformat(), DeliveryState.EXPIRED, "expired")
-    trace.append(_rule(f"{channel}.address", "known", "ok"))
-    trace.append(_rule(f"{channel}.suppression", "none", "ok"))
-    trace.append(_rule(f"{channel}.lane", lane, "send"))
-    return Planned(channel, lane, address, DeliveryState.QUEUED, None)
+@dataclass(frozen=True, slots=True)
+class _Delivery:
+    """One delivery in the making: its first rule that refuses decides."""
+
+    subject: Subject
+    channel: str
+    address: str | None
+    platform: str | None
+    trace: list[dict[str, Any]]
+
+    def plan(self, now: datetime, routes: frozenset[str]) -> Planned:
+        subject, channel = self.subject, self.channel
+        if not subject.recipient_active:
+            return self._end("recipient", subject.recipient_active, DeliveryState.FAILED, "recipient_inactive")
+        if subject.preferred and not subject.channels_named and channel not in subject.preferred:
+            return self._end("preference", list(subject.preferred), DeliveryState.SUPPRESSED, "channel_not_preferred")
+        if not self.address:
+            missing = "no_device" if channel == Channel.PUSH else "no_address"
+            return self._end("address", None, DeliveryState.FAILED, missing)
+        if why := subject.suppressed.get(channel):
+            return self._end("suppression", why, DeliveryState.SUPPRESSED, f"suppressed:{why}")
+        if subject.expires_at <= now:
+            return self._end("validity", subject.expires_at.isoformat(), DeliveryState.EXPIRED, "expired")
+        if self._route not in routes:
+            return self._end("route", self._route, DeliveryState.FAILED, "no_route")
+        self._trace("address", "known" if self.platform is None else f"{self.platform} device", "ok")
+        self._trace("suppression", "none", "ok")
+        self._trace("lane", self._lane, "send")
+        return Planned(channel, self._lane, self.address, DeliveryState.QUEUED, None)
+
+    @property
+    def _route(self) -> str:
+        return self.channel if self.platform is None else f"{self.channel}.{self.platform}"
+
+    @property
+    def _lane(self) -> str:
+        return lane_of(self.channel, self.subject.category_class, self.platform or ROUTE_DEFAULT)
+
+    def _end(self, rule: str, given: Any, state: DeliveryState, reason: str) -> Planned:
+        self._trace(rule, given, reason)
+        return Planned(self.channel, self._lane, self.address or "", state, reason)
+
+    def _trace(self, rule: str, given: Any, verdict: str) -> None:
+        self.trace.append(_rule(f"{self.channel}.{rule}", given, verdict))
 
 
 def _recipient_verdict(subject: Subject) -> str:

@@ -118,7 +118,7 @@ class Rules:
         # is to spare.
         memory = next(rule for rule in settings.time_chain() if rule.rule == "3")
         return cls(
-            channels=frozenset(channel for channel, accounts in settings.routes.items() if accounts),
+            channels=frozenset(route.partition(".")[0] for route, accounts in settings.routes.items() if accounts),
             validity_max=timedelta(seconds=settings.times.validity_seconds),
             send_ahead_max=timedelta(seconds=memory.right_seconds - memory.left_seconds),
         )
@@ -309,7 +309,8 @@ def _channels(request: NotificationRequest, category: CategoryTerms, rules: Rule
     channels = category.channels if request.channels is None else request.channels
     for channel in channels:
         if channel not in rules.channels:
-            raise _wrong("channels", f"nothing is configured to send {channel}: routes.{channel} names no provider")
+            route = "push.ios, push.android or push.web" if channel == Channel.PUSH else channel
+            raise _wrong("channels", f"nothing is configured to send {channel}: routes.{route} names no provider")
     if len(set(channels)) < len(channels):
         raise _wrong("channels", "names a channel twice")
     return channels
@@ -327,10 +328,13 @@ def _contents(request: NotificationRequest, channels: Sequence[str], terms: Term
             "template_version",
             f"{template} has no version {version}; the newest is {terms.contents[0].version}",
         )
-    published = [content for content in ours if content.status == "published" and content.channel in channels]
+    published = [content for content in ours if content.status == "published"]
     for channel in channels:
-        if not any(content.channel == channel for content in published):
+        # What goes to an endpoint is the variables themselves, whatever channel's content declares them.
+        if channel != Channel.WEBHOOK and not any(content.channel == channel for content in published):
             raise _unpublished(f"{template} version {version}", channel, ours)
+    if Channel.WEBHOOK not in channels:
+        published = [content for content in published if content.channel in channels]
     return version, published
 
 

@@ -15,11 +15,15 @@ import msgspec
 
 from app.db import Connection, Database
 from app.domain.lifecycle import Standing, join_all
-from app.domain.models import BounceClass, DeliveryState, Evidence, EvidenceKind
+from app.domain.models import BounceClass, Channel, DeliveryState, Evidence, EvidenceKind
 from app.settings import Settings
 from app.store import inbound as store
 
 _json = msgspec.json.Encoder()
+
+DEVICE = "device"  # the source of what a device says with the token its message carried
+CONSENTS = frozenset({EvidenceKind.OPTED_OUT, EvidenceKind.OPTED_IN})
+CONSENT_CHANNEL = Channel.SMS  # the only channel on which people answer with keywords
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,10 @@ async def apply(db: Database, settings: Settings, *, limit: int) -> int:
         pending = await store.claim_pending(conn, limit=limit)
         if not pending:
             return 0
-        decoded = [(p, store.decode(p.evidence)) for p in pending]
+        everything = [(p, store.decode(p.evidence)) for p in pending]
+        consents = [(p, e) for p, e in everything if e.kind in CONSENTS]
+        asides = [p for p, e in everything if e.kind not in CONSENTS and _is_aside(e)]
+        decoded = [(p, e) for p, e in everything if e.kind not in CONSENTS and not _is_aside(e)]
         named = await _identify(conn, decoded)
         deliveries = sorted({delivery for delivery, _ in named.values()})
         rows = await store.load_standings(conn, deliveries)
@@ -46,8 +53,33 @@ async def apply(db: Database, settings: Settings, *, limit: int) -> int:
         facts, unmatched = _match(decoded, named, attempts)
         if facts:
             await _apply(conn, facts, rows, settings)
-        await _settle(conn, facts, unmatched, settings)
+        if consents:
+            await _mind_consents(conn, consents)
+        await _settle(conn, facts, unmatched, [p for p, _ in consents] + asides, settings)
     return len(pending)
+
+
+def _is_aside(evidence: Evidence) -> bool:
+    """Genuine, and about no delivery of ours: somebody's answer to a text message, say."""
+    return evidence.delivery_id is None and evidence.provider_message_id is None and evidence.kind == EvidenceKind.OTHER
+
+
+async def _mind_consents(conn: Connection, consents: Sequence[tuple[store.Pending, Evidence]]) -> None:
+    """STOP and START, in the order they were said (R-135).
+
+    They bind every tenant: the number that was answered is shared by all who send from it.
+    """
+    told = sorted(
+        ((p, e) for p, e in consents if e.address),
+        key=lambda told: (told[1].occurred_at, told[0].event_key),
+    )
+    await store.lock_everywhere(conn, [(CONSENT_CHANNEL, e.address or "") for _, e in told])
+    await store.record_consents(conn, told, channel=CONSENT_CHANNEL)
+    last_said = {e.address: (p, e) for p, e in told}
+    for action, change in ((EvidenceKind.OPTED_OUT, store.opt_out), (EvidenceKind.OPTED_IN, store.opt_in)):
+        addresses = [address for address, (_, e) in last_said.items() if e.kind == action and address is not None]
+        if addresses:
+            await change(conn, channel=CONSENT_CHANNEL, addresses=addresses)
 
 
 async def _identify(
@@ -74,16 +106,22 @@ def _match(
     named: dict[tuple[str, str], tuple[UUID, int]],
     attempts: dict[tuple[UUID, int], str],
 ) -> tuple[list[Fact], list[store.Pending]]:
-    """A fact speaks of an attempt that was made through the very provider that tells of it (I10)."""
+    """A fact speaks of an attempt that was made through the very provider that tells of it (I10), or of the one that the
+    token names which its device was given."""
     facts: list[Fact] = []
     unmatched: list[store.Pending] = []
     for pending, evidence in decoded:
         attempt = named.get((pending.provider, pending.event_key))
-        if attempt is not None and attempts.get(attempt) == pending.provider:
+        made_through = attempts.get(attempt) if attempt is not None else None
+        if attempt is not None and _may_tell(pending, made_through):
             facts.append(Fact(pending, evidence, *attempt))
         else:
             unmatched.append(pending)
     return facts, unmatched
+
+
+def _may_tell(pending: store.Pending, made_through: str | None) -> bool:
+    return made_through is not None and (pending.source == DEVICE or made_through == pending.provider)
 
 
 async def _apply(
@@ -238,16 +276,24 @@ def _seen(facts: Iterable[Fact], rows: dict[UUID, store.DeliveryRow]) -> list[tu
 
 
 async def _settle(
-    conn: Connection, facts: Sequence[Fact], unmatched: Sequence[store.Pending], settings: Settings
+    conn: Connection,
+    facts: Sequence[Fact],
+    unmatched: Sequence[store.Pending],
+    minded: Sequence[store.Pending],
+    settings: Settings,
 ) -> None:
     """What was matched is applied; what was not waits for its send to be recorded, and in the end is kept by name."""
     now = datetime.now(UTC)
     window = timedelta(seconds=settings.times.evidence_window_seconds)
     given_up = [now - p.received_at > window for p in unmatched]
-    entries = [(f.pending, "applied", None, f.delivery_id) for f in facts] + [
-        (p, "unmatched" if over else "parked", "no such delivery", None)
-        for p, over in zip(unmatched, given_up, strict=True)
-    ]
+    entries = (
+        [(f.pending, "applied", None, f.delivery_id) for f in facts]
+        + [(p, "applied", None, None) for p in minded]
+        + [
+            (p, "unmatched" if over else "parked", "no such delivery", None)
+            for p, over in zip(unmatched, given_up, strict=True)
+        ]
+    )
     await store.settle(
         conn,
         park_seconds=settings.follow.park_retry_seconds,

@@ -14,28 +14,36 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
+import msgspec
 import psycopg
 import structlog
 
 from app.crash import Step, crash_point
-from app.db import Database
+from app.db import Connection, Database
+from app.domain import sms
 from app.domain.backoff import Decision, RetryPolicy, decide
-from app.domain.models import NotificationClass, Outcome, OutcomeKind
-from app.domain.tokens import Subscription, sign, unsubscribe_headers
+from app.domain.models import Channel, Evidence, EvidenceKind, NotificationClass, Outcome, OutcomeKind
 from app.errors import InvalidFields, NotDurable, TemplateRenderError, Unavailable
+from app.flows import targets
+from app.flows.compose import InboxContent, Target, compose, compose_inbox
+from app.flows.targets import Settled
+from app.providers.access import AccessTokens
 from app.providers.accounts import ProviderSet
-from app.providers.base import EmailMessage, Provider
-from app.providers.transport import Transport, TransportError, classify_transport_error
+from app.providers.base import AnyProvider, SendContext
+from app.providers.guarded import Forbidden
+from app.providers.transport import TransportError, classify_transport_error
+from app.providers.transports import AnyTransport
 from app.rendering.pool import RenderPool
-from app.rendering.types import Rendered, RenderJob, TemplateSource
+from app.rendering.types import Rendered, RenderJob, TemplateSource, content_hash
 from app.settings import Settings
 from app.store import dispatch as store
-from app.store import inbound
+from app.store import inbound, inbox
 from app.store.dispatch import Claimed, Recorded
 
 log = structlog.get_logger()
@@ -47,6 +55,8 @@ CALL_SECONDS_FIRST = 0.1  # what a call is thought to take until calls have been
 CALL_SECONDS_WEIGHT = 0.05  # of the newest call in the running average: some twenty calls change one's mind
 RENDER_RETRY_SECONDS = 5.0
 DETAIL_CHARS_MAX = 500
+
+_json = msgspec.json.Encoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +70,26 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True)
+class Job:
+    """A claimed delivery with its content, on its way to be sent."""
+
+    claimed: Claimed
+    rendered: Rendered
+    target: Target | None
+    provider: AnyProvider
+    began: float
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
-    """A call that is over, waiting to be recorded."""
+    """A call that is over, waiting to be recorded. item: what goes into the inbox with it."""
 
     claimed: Claimed
     outcome: Outcome
-    content_hash: bytes | None
+    content_hash: bytes | None = None
+    target: Target | None = None
+    item: InboxContent | None = None
+    facts: Mapping[str, Any] | None = None
 
 
 class Dispatcher:
@@ -77,7 +101,8 @@ class Dispatcher:
         *,
         db: Database,
         providers: ProviderSet,
-        transport: Transport,
+        transport: AnyTransport,
+        access: AccessTokens,
         renderer: RenderPool,
         settings: Settings,
         worker_id: UUID,
@@ -88,16 +113,17 @@ class Dispatcher:
         self._db = db
         self._providers = providers
         self._transport = transport
+        self._access = access
         self._renderer = renderer
         self._settings = settings
         self._sizes = settings.worker.share(lane.klass)
         self._worker_id = worker_id
         self._signing_key = signing_key
-        self._policy = retry_policy(settings, lane.klass)
+        self._policy = retry_policy(settings, lane, providers.get(lane.provider))
         self._templates: dict[tuple[int, str, int], TemplateSource] = {}
         self._in_hand = 0
         self._call_seconds = CALL_SECONDS_FIRST
-        self._ready: deque[tuple[Claimed, Rendered, Provider, float]] = deque()
+        self._ready: deque[Job] = deque()
         self._senders = 0
         self._freed = asyncio.Event()
         self._finished: list[Finished] = []
@@ -175,12 +201,13 @@ class Dispatcher:
                 retry_share=self._sizes.retry_share,
                 lease_seconds=self._settings.times.lease_seconds,
             )
+            found = await targets.load(conn, self.lane.channel, claimed)
             if claimed:
                 crash_point(Step.BEFORE_CLAIM_COMMIT)
         if claimed:
             crash_point(Step.AFTER_CLAIM_COMMIT)
             self._in_hand += len(claimed)
-            self._spawn(self._send_batch(claimed, began))
+            self._spawn(self._send_batch(claimed, found, began))
         return taken
 
     async def _room(self) -> None:
@@ -206,7 +233,7 @@ class Dispatcher:
 
     # Send -------------------------------------------------------------------------------------------------------
 
-    async def _send_batch(self, batch: Sequence[Claimed], began: float) -> None:
+    async def _send_batch(self, batch: Sequence[Claimed], found: targets.Found, began: float) -> None:
         try:
             results = await self._render(batch)
         except Exception as error:  # whatever it was, nothing was sent: back to the queue, at no cost
@@ -215,14 +242,16 @@ class Dispatcher:
                 OutcomeKind.RELEASED, "could not be rendered just now", retry_after_seconds=RENDER_RETRY_SECONDS
             )
             for claimed in batch:
-                self._finish(claimed, released, None)
+                self._finish(Finished(claimed, released))
             return
         provider = self._providers.get(self.lane.provider)
         for claimed, rendered in zip(batch, results, strict=True):
-            if isinstance(rendered, Rendered):
-                self._ready.append((claimed, rendered, provider, began))
+            if not isinstance(rendered, Rendered):
+                self._finish(Finished(claimed, _render_failure(rendered)))
+            elif provider.capabilities.transport == "local":
+                self._finish(_kept(claimed, rendered))
             else:
-                self._finish(claimed, _render_failure(rendered), None)
+                self._ready.append(Job(claimed, rendered, found.of(claimed), provider, began))
         for _ in range(min(len(self._ready), self._sizes.concurrency - self._senders)):
             self._senders += 1
             self._spawn(self._send_while_ready())
@@ -231,26 +260,31 @@ class Dispatcher:
         """One of the few that send: a task for every message, each waiting for its turn, would cost a tenth more."""
         try:
             while self._ready:
-                await self._send(*self._ready.popleft())
+                await self._send(self._ready.popleft())
         finally:
             self._senders -= 1
 
     async def _render(self, batch: Sequence[Claimed]) -> list[Rendered | TemplateRenderError]:
-        wanted = {_template_key(claimed) for claimed in batch}
+        wanted = {_template_key(claimed) for claimed in batch if claimed.template_version}
         await self._load_templates(wanted - self._templates.keys())
-        missing = wanted - self._templates.keys()
+        missing = {_template_key(claimed) for claimed in batch} - self._templates.keys()
         jobs = [
             RenderJob(self._templates[_template_key(claimed)], claimed.variables)
             for claimed in batch
             if _template_key(claimed) not in missing
         ]
-        rendered = iter(await self._renderer.render(jobs))
+        rendered = iter(await self._renderer.render(jobs) if jobs else ())
         return [
-            TemplateRenderError(detail=f"template {c.template_id} version {c.template_version} is gone")
-            if _template_key(c) in missing
-            else next(rendered)
-            for c in batch
+            self._without_template(claimed) if _template_key(claimed) in missing else next(rendered)
+            for claimed in batch
         ]
+
+    def _without_template(self, claimed: Claimed) -> Rendered | TemplateRenderError:
+        """What goes to an endpoint is data, and needs no words; anything else has lost its template."""
+        if claimed.template_version == 0 or claimed.channel == Channel.WEBHOOK:
+            words = _json.encode(claimed.variables).decode()
+            return Rendered("", None, "", content_hash("", None, words))
+        return TemplateRenderError(detail=f"template {claimed.template_id} version {claimed.template_version} is gone")
 
     async def _load_templates(self, keys: set[tuple[int, str, int]]) -> None:
         if not keys:
@@ -265,69 +299,79 @@ class Dispatcher:
                 subject=row.subject or "",
                 html=row.html,
                 text=row.text,
+                extras=tuple(row.extras.items()),
             )
 
-    async def _send(self, claimed: Claimed, rendered: Rendered, provider: Provider, began: float) -> None:
+    async def _send(self, job: Job) -> None:
         outcome = Outcome(OutcomeKind.UNKNOWN, "the call ended without an outcome")
         try:
-            outcome = await self._call(claimed, rendered, provider, began)
+            outcome = await self._call(job)
         except Exception as error:
             # A mistake of ours after the intent: what left the socket is not known, so it is resolved, not resent.
-            log.exception("send_failed", delivery_id=str(claimed.id), error=type(error).__name__)
+            log.exception("send_failed", delivery_id=str(job.claimed.id), error=type(error).__name__)
         finally:
-            self._finish(claimed, outcome, rendered.content_hash)
+            facts = asdict(sms.size(job.rendered.text)) if self.lane.channel == Channel.SMS else None
+            self._finish(Finished(job.claimed, outcome, job.rendered.content_hash, job.target, facts=facts))
 
-    async def _call(self, claimed: Claimed, rendered: Rendered, provider: Provider, began: float) -> Outcome:
+    async def _call(self, job: Job) -> Outcome:
+        claimed, provider = job.claimed, job.provider
+        if job.target is None or job.target.refusal is not None:
+            return targets.missing(claimed, job.target)
+        now = time.monotonic()
+        if self._stopping or now - job.began > self._settings.times.gate_seconds:
+            return Outcome(OutcomeKind.RELEASED, "shutting down" if self._stopping else "too late after its intent")
+        loop = asyncio.get_running_loop()
         try:
-            request = provider.build(self._message(claimed, rendered))
+            token = await self._access.get(
+                self.lane.provider, provider, datetime.now(UTC), loop.time() + self._settings.times.send_seconds
+            )
+            if isinstance(token, Outcome):
+                return token
+            message = compose(
+                claimed,
+                job.rendered,
+                job.target,
+                provider=provider,
+                settings=self._settings,
+                signing_key=self._signing_key,
+            )
+            request = provider.build(message, self._context(token))
         except InvalidFields as error:
             return Outcome(OutcomeKind.REJECTED, error.detail)
-        now = time.monotonic()
-        if self._stopping or now - began > self._settings.times.gate_seconds:
-            return Outcome(OutcomeKind.RELEASED, "shutting down" if self._stopping else "too late after its intent")
-        budget = min(request.timeout_seconds, self._settings.times.send_seconds)
-        deadline = asyncio.get_running_loop().time() + budget
+        if token is not None and time.monotonic() - job.began > self._settings.times.gate_seconds:
+            return Outcome(OutcomeKind.RELEASED, "too late after its intent")  # the token took its time
+        deadline = loop.time() + min(request.timeout_seconds, self._settings.times.send_seconds)
+        began = time.monotonic()
         try:
             response = await self._transport.send(request, deadline)
+        except Forbidden as error:
+            return Outcome(OutcomeKind.REJECTED, error.detail, reason="forbidden_address")
         except TransportError as error:
-            return classify_transport_error(error)
+            return self._safe_to_repeat(classify_transport_error(error), provider)
         finally:
-            self._call_seconds += CALL_SECONDS_WEIGHT * (time.monotonic() - now - self._call_seconds)
-        return provider.interpret(response, datetime.now(UTC))
+            self._call_seconds += CALL_SECONDS_WEIGHT * (time.monotonic() - began - self._call_seconds)
+        outcome = provider.interpret(response, datetime.now(UTC))
+        if outcome.kind == OutcomeKind.UNAUTHORIZED and token is not None:
+            outcome = self._access.refused(self.lane.provider, token, outcome)
+        return self._safe_to_repeat(outcome, provider)
 
-    def _message(self, claimed: Claimed, rendered: Rendered) -> EmailMessage:
-        return EmailMessage(
-            delivery_id=claimed.id,
-            attempt_no=claimed.attempt_no,
-            tenant=claimed.tenant,
-            category=claimed.category,
-            to=claimed.address,
-            sender=claimed.sender,
-            reply_to=claimed.reply_to,
-            subject=rendered.subject,
-            html=rendered.html,
-            text=rendered.text,
-            headers=self._headers(claimed),
-            tags=(claimed.category,),
-            test_mode=claimed.test_mode,
-            track_opens=claimed.track_opens,
-            track_clicks=claimed.track_clicks,
-        )
+    def _context(self, token: str | None) -> SendContext:
+        account = self.lane.provider
+        return SendContext(datetime.now(UTC), account, self._settings.webhook_url(account), token)
 
-    def _headers(self, claimed: Claimed) -> dict[str, str]:
-        """One-click unsubscribe for what people did not ask for (RFC 8058); a receipt has no such link."""
-        public_url = self._settings.api.public_url
-        if claimed.klass != NotificationClass.PROMOTIONAL or public_url is None:
-            return {}
-        subscription = Subscription(claimed.tenant_id, claimed.channel, claimed.address, claimed.category)
-        return unsubscribe_headers(public_url, sign(self._signing_key, subscription))
+    def _safe_to_repeat(self, outcome: Outcome, provider: AnyProvider) -> Outcome:
+        """Where the receiver drops copies by our id, an unknown outcome is a failure like any other: sent again under
+        the same id, which is the receiver's designed way to settle it (Standard Webhooks)."""
+        if outcome.kind == OutcomeKind.UNKNOWN and provider.capabilities.resend_is_safe:
+            return replace(outcome, kind=OutcomeKind.TRANSIENT)
+        return outcome
 
     # Record -----------------------------------------------------------------------------------------------------
 
-    def _finish(self, claimed: Claimed, outcome: Outcome, content_hash: bytes | None) -> None:
+    def _finish(self, finished: Finished) -> None:
         self._in_hand -= 1
         self._freed.set()
-        self._finished.append(Finished(claimed, outcome, content_hash))
+        self._finished.append(finished)
         self._to_record.set()
 
     async def _record_until_stopped(self) -> None:
@@ -368,28 +412,61 @@ class Dispatcher:
         await self._write(decided[middle:])
 
     async def _record_once(self, decided: Sequence[tuple[Finished, Decision]]) -> None:
-        records = [_recorded(finished, decision) for finished, decision in decided]
-        refused = [(f.claimed, f.outcome.detail) for f, _ in decided if f.outcome.kind == OutcomeKind.RECIPIENT_INVALID]
+        finished = [f for f, _ in decided]
+        proofs = self._proofs(finished)
+        items = [_item(f) for f in finished if f.item is not None]
         async with self._db.transaction() as conn:
-            await store.record_outcomes(conn, records)
-            if refused:
-                await inbound.lock_addresses(
-                    conn, [(claimed.tenant_id, claimed.channel, claimed.address) for claimed, _ in refused]
+            await store.record_outcomes(conn, [_recorded(f, decision) for f, decision in decided])
+            await inbox.add_items(conn, items)
+            await targets.settle(
+                conn,
+                self.lane.channel,
+                [Settled(f.claimed, f.outcome, f.target) for f in finished],
+                provider=self.lane.provider,
+                settings=self._settings,
+            )
+            if proofs:
+                await inbound.store_events(
+                    conn, provider=self.lane.provider, source="provider", evidence=proofs, raw=b""
                 )
-                await store.suppress_refused(conn, refused)
-            pauses = [(f, d.pause_provider_seconds) for f, d in decided if d.pause_provider_seconds]
-            if pauses:
-                finished, seconds = max(pauses, key=lambda pause: pause[1] or 0)
-                await store.pause_provider(
-                    conn,
-                    provider=self.lane.provider,
-                    status=finished.outcome.kind,
-                    detail=finished.outcome.detail,
-                    seconds=seconds or 0,
-                    hits=len(pauses),
-                )
-            elif any(f.outcome.kind == OutcomeKind.ACCEPTED for f, _ in decided):
-                await store.provider_ok(conn, provider=self.lane.provider)
+            await self._mind_provider(conn, decided)
+        if items:
+            for hint in inbox.hints(items):
+                await self._db.wake(inbox.CHANNEL, hint)
+        if proofs:
+            await self._db.wake("landed_wake", "apply")
+
+    async def _mind_provider(self, conn: Connection, decided: Sequence[tuple[Finished, Decision]]) -> None:
+        pauses = [(f, d.pause_provider_seconds) for f, d in decided if d.pause_provider_seconds]
+        if pauses:
+            finished, seconds = max(pauses, key=lambda pause: pause[1] or 0)
+            await store.pause_provider(
+                conn,
+                provider=self.lane.provider,
+                status=finished.outcome.kind,
+                detail=finished.outcome.detail,
+                seconds=seconds or 0,
+                hits=len(pauses),
+            )
+        elif any(f.outcome.kind == OutcomeKind.ACCEPTED for f, _ in decided):
+            await store.provider_ok(conn, provider=self.lane.provider)
+
+    def _proofs(self, finished: Sequence[Finished]) -> list[Evidence]:
+        """What answers prove by themselves: the receiver's own 2xx is its receipt."""
+        if not self._providers.get(self.lane.provider).capabilities.acceptance_is_delivery:
+            return []
+        return [
+            Evidence(
+                kind=EvidenceKind.DELIVERED,
+                event_key=f"{f.claimed.id}.{f.claimed.attempt_no}.answered",
+                occurred_at=datetime.now(UTC),
+                delivery_id=f.claimed.id,
+                attempt_no=f.claimed.attempt_no,
+                data={"status": f.outcome.status_code},
+            )
+            for f in finished
+            if f.outcome.kind == OutcomeKind.ACCEPTED
+        ]
 
     def _decide(self, finished: Finished, now: datetime) -> Decision:
         return decide(
@@ -402,14 +479,44 @@ class Dispatcher:
         )
 
 
-def retry_policy(settings: Settings, klass: NotificationClass) -> RetryPolicy:
+def retry_policy(settings: Settings, lane: Lane, provider: AnyProvider) -> RetryPolicy:
+    follow = settings.follow
     return RetryPolicy(
-        ladder=settings.retry.ladders[klass],
+        ladder=settings.ladder(lane.channel, lane.klass),
         jitter=settings.retry.jitter,
         retry_after_max_seconds=settings.retry.retry_after_max_seconds,
         unauthorized_pause_seconds=settings.retry.unauthorized_pause_seconds,
-        confirm_after_seconds=settings.follow.confirm_after_seconds,
-        ambiguous_first_lookup_seconds=settings.follow.ambiguous_first_lookup_seconds,
+        # Asking a provider that cannot be asked would be work for nothing, once for every message.
+        confirm_after_seconds=follow.confirm_after_seconds
+        if provider.capabilities.can_look_up
+        else follow.confirm_give_up_seconds,
+        ambiguous_first_lookup_seconds=follow.ambiguous_first_lookup_seconds,
+    )
+
+
+def _kept(claimed: Claimed, rendered: Rendered) -> Finished:
+    """What never leaves the database: it is in the inbox when this is recorded, in the same transaction."""
+    try:
+        item = compose_inbox(rendered)
+    except InvalidFields as error:
+        return Finished(claimed, Outcome(OutcomeKind.REJECTED, error.detail), rendered.content_hash)
+    outcome = Outcome(OutcomeKind.ACCEPTED, "in the inbox", provider_message_id=str(claimed.id))
+    return Finished(claimed, outcome, rendered.content_hash, item=item)
+
+
+def _item(finished: Finished) -> inbox.NewItem:
+    claimed, item = finished.claimed, finished.item
+    assert item is not None
+    return inbox.NewItem(
+        tenant_id=claimed.tenant_id,
+        recipient_id=claimed.recipient_id,
+        id=claimed.id,
+        attempt_no=claimed.attempt_no,
+        notification_id=claimed.notification_id,
+        category=claimed.category,
+        title=item.title,
+        body=item.body,
+        data=item.data,
     )
 
 
@@ -443,6 +550,7 @@ def _recorded(finished: Finished, decision: Decision) -> Recorded:
         reason=decision.reason,
         due_at=decision.due_at,
         burns=decision.burns,
+        facts=finished.facts,
     )
 
 

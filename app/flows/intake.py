@@ -8,12 +8,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from app.db import Database
-from app.domain.models import DeliveryState
+from app.domain.models import Channel, DeliveryState
 from app.domain.plan import Subject, plan
+from app.settings import Settings
 from app.store import intake as store
 
 
-async def intake(db: Database, *, klass: str, limit: int) -> tuple[int, frozenset[str]]:
+async def intake(db: Database, settings: Settings, *, klass: str, limit: int) -> tuple[int, frozenset[str]]:
     """Plans up to ``limit`` due notifications of one class.
 
     Answers how many there were and the lanes that got work, so that the caller can wake them.
@@ -24,13 +25,15 @@ async def intake(db: Database, *, klass: str, limit: int) -> tuple[int, frozense
         if not accepted:
             return 0, frozenset()
         now = datetime.now(UTC)
-        plans = [plan(_subject(notification), now) for notification in accepted]
+        routes = frozenset(route for route, accounts in settings.routes.items() if accounts)
+        plans = [plan(_subject(notification), now, routes) for notification in accepted]
         await store.write_plans(
             conn,
             [
                 store.PlannedNotification(n.shard, n.id, p.trace, p.deliveries)
                 for n, p in zip(accepted, plans, strict=True)
             ],
+            endpoint_seconds=settings.endpoints.span_seconds,
         )
     lanes = frozenset(d.lane for p in plans for d in p.deliveries if d.state == DeliveryState.QUEUED)
     return len(accepted), lanes
@@ -42,7 +45,15 @@ def _subject(notification: store.Accepted) -> Subject:
         category_class=notification.klass,
         channels=tuple(notification.channels),
         recipient_active=notification.recipient_active,
-        addresses={"email": notification.email, "sms": notification.phone},
+        addresses={
+            **(notification.addresses or {}),
+            Channel.EMAIL: notification.email,
+            Channel.SMS: notification.phone,
+            Channel.IN_APP: notification.recipient_id,
+        },
         suppressed=notification.suppressed or {},
         expires_at=notification.expires_at,
+        devices=notification.devices or {},
+        preferred=notification.preferred or (),
+        channels_named=notification.channels_named,
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+import httpx
 import psycopg
 import structlog
 
@@ -14,9 +15,16 @@ from app.db import Connection, Database
 from app.domain.models import Evidence
 from app.errors import NotFound, Unavailable, WebhookRefused
 from app.providers.accounts import ProviderSet
+from app.providers.base import AnyProvider, ProviderRequest, WebhookAnswer, WebhookRequest
 from app.store import inbound as store
 
 log = structlog.get_logger()
+
+
+KEY_SECONDS_MAX = 5.0  # a provider waits about 15 s for our answer
+KEY_BYTES_MAX = 64 * 1024
+KEYS_KEPT_MAX = 100
+CONFIRM_SECONDS_MAX = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,40 +34,80 @@ class ReceiveResult:
     status: int
     detail: str
     stored: int = 0
+    answer: WebhookAnswer | None = None
 
 
-async def receive(
-    db: Database,
-    providers: ProviderSet,
-    *,
-    provider: str,
-    headers: Mapping[str, str],
-    body: bytes,
-    now: datetime,
-    evidence_window_seconds: float,
-) -> ReceiveResult:
-    """Verifies, stores, answers. A refusal changes nothing but its counter.
+class Receiver:
+    """Takes in webhooks. A key that had to be fetched is kept by its address, under which a certificate never changes."""
 
-    Raises NotFound for a provider that is not configured, Unavailable when nothing could be stored (the provider
-    will come again).
-    """
+    def __init__(self, db: Database, providers: ProviderSet, *, evidence_window_seconds: float) -> None:
+        self._db = db
+        self._providers = providers
+        self._window_seconds = evidence_window_seconds
+        self._keys: dict[str, bytes] = {}
+
+    async def receive(self, provider: str, request: WebhookRequest) -> ReceiveResult:
+        """Verifies, stores, answers. A refusal changes nothing but its counter.
+
+        Raises NotFound for a provider that is not configured, Unavailable when nothing could be stored (the provider
+        will come again).
+        """
+        try:
+            adapter = self._providers.get(provider)
+        except KeyError:
+            raise NotFound(f"no provider {provider!r} is configured") from None
+        now = request.received_at
+        try:
+            adapter.verify(request, now, await self._key(adapter, request))
+            evidence = adapter.parse(request)
+            _refuse_implausible(evidence, now, self._window_seconds)
+            confirmation = adapter.confirmation(request)
+            if confirmation is not None:
+                await _confirm(confirmation, provider)
+            async with self._db.transaction(durable=True) as conn:
+                if token := adapter.replay_token(request):
+                    await _refuse_replay(conn, provider, token, evidence)
+                stored = await store.store_events(
+                    conn, provider=provider, source="provider", evidence=evidence, raw=request.body
+                )
+            crash_point(Step.AFTER_WEBHOOK_STORED)
+        except WebhookRefused as refused:
+            await _count(self._db, provider, refused)
+            return ReceiveResult(refused.http_status, refused.detail)
+        return ReceiveResult(200, "stored" if stored else "known", stored, adapter.webhook_answer)
+
+    async def _key(self, adapter: AnyProvider, request: WebhookRequest) -> bytes | None:
+        """The key that signs this webhook, where it has to be fetched. The adapter vouches for the address."""
+        url = adapter.key_url(request)
+        if url is None:
+            return None
+        if url not in self._keys:
+            if len(self._keys) >= KEYS_KEPT_MAX:
+                self._keys.clear()
+            self._keys[url] = await _fetch(url)
+        return self._keys[url]
+
+
+async def _fetch(url: str) -> bytes:
+    """Raises Unavailable: without the key nobody can say whose webhook it is, and the provider comes again."""
     try:
-        adapter = providers.get(provider)
-    except KeyError:
-        raise NotFound(f"no provider {provider!r} is configured") from None
+        async with httpx.AsyncClient(timeout=KEY_SECONDS_MAX, follow_redirects=False, trust_env=False) as client:
+            response = await client.get(url)
+            response.raise_for_status()
+    except httpx.HTTPError as error:
+        raise Unavailable(f"the key that signs this webhook could not be fetched: {type(error).__name__}") from error
+    return response.content[:KEY_BYTES_MAX]
+
+
+async def _confirm(request: ProviderRequest, provider: str) -> None:
+    """Does what a verified webhook asks for, such as confirming a subscription. Raises Unavailable: it asks again."""
     try:
-        adapter.verify(headers, body, now)
-        evidence = adapter.parse(body)
-        _refuse_implausible(evidence, now, evidence_window_seconds)
-        async with db.transaction(durable=True) as conn:
-            if token := adapter.replay_token(body):
-                await _refuse_replay(conn, provider, token, evidence)
-            stored = await store.store_events(conn, provider=provider, source="provider", evidence=evidence, raw=body)
-        crash_point(Step.AFTER_WEBHOOK_STORED)
-    except WebhookRefused as refused:
-        await _count(db, provider, refused)
-        return ReceiveResult(refused.http_status, refused.detail)
-    return ReceiveResult(200, "stored" if stored else "known", stored)
+        async with httpx.AsyncClient(timeout=CONFIRM_SECONDS_MAX, follow_redirects=False, trust_env=False) as client:
+            response = await client.request(request.method, request.url, headers=dict(request.headers))
+            response.raise_for_status()
+    except httpx.HTTPError as error:
+        raise Unavailable(f"the confirmation was not taken: {type(error).__name__}") from error
+    log.info("subscription_confirmed", provider=provider)
 
 
 def _refuse_implausible(evidence: Sequence[Evidence], now: datetime, window_seconds: float) -> None:

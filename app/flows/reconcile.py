@@ -17,7 +17,7 @@ import structlog
 
 from app.db import Database
 from app.domain.backoff import next_lookup
-from app.domain.models import DeliveryState, EvidenceKind, NotificationClass
+from app.domain.models import DeliveryState, EvidenceKind
 from app.providers.accounts import ProviderSet
 from app.providers.base import (
     AnyProvider,
@@ -41,6 +41,7 @@ CLAIM_SECONDS = 30.0  # nobody else asks meanwhile; what a round that died with 
 PAGES_MAX = 10
 RESPONSE_BYTES_MAX = 4 * 1024 * 1024
 AMBIGUOUS = DeliveryState.AMBIGUOUS.value
+UNASKABLE = frozenset({LookupVerdict.UNANSWERABLE, LookupVerdict.REPEATABLE})
 SETTLING = frozenset({EvidenceKind.DELIVERED, EvidenceKind.BOUNCED, EvidenceKind.FAILED})
 
 
@@ -91,8 +92,10 @@ async def _ask(client: httpx.AsyncClient, providers: ProviderSet, item: Unproven
     except KeyError:
         return Lookup(LookupVerdict.UNAVAILABLE, detail=f"provider {item.provider} is not configured")
     if not provider.capabilities.can_look_up:
-        return Lookup(LookupVerdict.UNANSWERABLE, detail="this provider cannot be asked")
-    attempt = AttemptRef(item.id, item.attempt_no, item.opened_at, item.address, item.provider_message_id)
+        return _without_asking(provider)
+    attempt = AttemptRef(
+        item.id, item.attempt_no, item.opened_at, item.address, item.provider_message_id, item.content_hash
+    )
     try:
         return await _read_pages(client, provider, attempt)
     except httpx.HTTPError as error:
@@ -100,6 +103,15 @@ async def _ask(client: httpx.AsyncClient, providers: ProviderSet, item: Unproven
     except Exception as error:  # one answer that trips us up must not keep the others from being asked about
         log.exception("lookup_failed", delivery_id=str(item.id), error=type(error).__name__)
         return Lookup(LookupVerdict.UNAVAILABLE, detail=type(error).__name__)
+
+
+def _without_asking(provider: AnyProvider) -> Lookup:
+    """What can be said of an attempt at a provider that cannot be asked."""
+    if provider.capabilities.transport == "local":
+        return Lookup(LookupVerdict.REPEATABLE, detail="what was not recorded was not kept")
+    if provider.capabilities.resend_is_safe:
+        return Lookup(LookupVerdict.REPEATABLE, detail="the receiver drops copies by their id")
+    return Lookup(LookupVerdict.UNANSWERABLE, detail="this provider cannot be asked")
 
 
 async def _read_pages(client: httpx.AsyncClient, provider: AnyProvider, attempt: AttemptRef) -> Lookup:
@@ -156,7 +168,7 @@ async def _decide_all(db: Database, settings: Settings, answers: Sequence[tuple[
                 not_sent.append(resolution)
             case None:
                 answered = lookup.verdict != LookupVerdict.UNAVAILABLE
-                later.append((item, _ask_next(item, settings, now), answered))
+                later.append((item, _ask_next(item, lookup, settings, now), answered))
     async with db.transaction() as conn:
         if later:
             await store.ask_again(conn, [i for i, _, _ in later], [d for _, d, _ in later], [c for *_, c in later])
@@ -180,7 +192,9 @@ def _decide(item: Unproven, lookup: Lookup, settings: Settings, now: datetime) -
     patience = settings.follow.confirm_give_up_seconds if answered else settings.times.ambiguous_max_seconds
     if age < timedelta(seconds=patience):
         return None
-    return Resolution(item, DeliveryState.UNCONFIRMED, "no_evidence", None, lookup.detail or lookup.verdict)
+    # Of a route that cannot be asked, a device's word is all there is: its silence is a named end of its own, no alarm.
+    reason = "not_acknowledged" if lookup.verdict in UNASKABLE else "no_evidence"
+    return Resolution(item, DeliveryState.UNCONFIRMED, reason, None, lookup.detail or lookup.verdict)
 
 
 def _decide_ambiguous(
@@ -192,6 +206,8 @@ def _decide_ambiguous(
     match lookup.verdict, item.ambiguity_policy:
         case LookupVerdict.FOUND, _:
             return None
+        case LookupVerdict.REPEATABLE, _:
+            return _retry(item, settings, now, lookup.detail)
         case LookupVerdict.NOT_SENT, "resend_if_absent" | "at_least_once":
             return _retry(item, settings, now, lookup.detail or "the provider has no trace of it")
         case _, "at_least_once" if undecidable:
@@ -206,7 +222,7 @@ def _decide_ambiguous(
 
 def _retry(item: Unproven, settings: Settings, now: datetime, detail: str) -> Resolution:
     """It never went out: on to the next rung of the ladder, or to the end of it."""
-    ladder = settings.retry.ladders[NotificationClass(item.klass)]
+    ladder = settings.ladder(item.channel, item.klass)
     if item.expires_at <= now:
         return Resolution(item, DeliveryState.EXPIRED, "expired", None, detail)
     if item.failures >= len(ladder):
@@ -216,8 +232,11 @@ def _retry(item: Unproven, settings: Settings, now: datetime, detail: str) -> Re
     return Resolution(item, DeliveryState.QUEUED, "retry", now + timedelta(seconds=jitter), detail)
 
 
-def _ask_next(item: Unproven, settings: Settings, now: datetime) -> datetime:
+def _ask_next(item: Unproven, lookup: Lookup, settings: Settings, now: datetime) -> datetime:
     follow = settings.follow
+    if item.state != AMBIGUOUS and lookup.verdict in UNASKABLE:
+        # Nothing would be different before we give up.
+        return max(now, item.opened_at + timedelta(seconds=follow.confirm_give_up_seconds))
     first = follow.ambiguous_first_lookup_seconds if item.state == AMBIGUOUS else follow.confirm_after_seconds
     return next_lookup(
         lookups=item.lookups,

@@ -32,6 +32,7 @@ class Capabilities:
     batch_size: messages per call. rate_per_second: documented ceiling, None where it is plan specific.
     transport: how a request travels. ``local`` never leaves the database.
     resend_is_safe: the receiving side drops a second copy by our id, so an unknown outcome may simply be tried again.
+    acceptance_is_delivery: an accepted answer comes from the receiving side itself, and so proves that it took it.
     tracks_engagement: opens and clicks are the provider's to tell; where it cannot, our own pixel and links do.
     """
 
@@ -45,6 +46,7 @@ class Capabilities:
     rate_per_second: float | None = None
     transport: TransportKind = "http"
     resend_is_safe: bool = False
+    acceptance_is_delivery: bool = False
     tracks_engagement: bool = False
 
 
@@ -299,6 +301,7 @@ class LookupVerdict(StrEnum):
     NOT_SENT = "not_sent"  # proven absent: asked after the settle time and inside retention
     TOO_EARLY = "too_early"  # absent, but absence proves nothing yet
     UNANSWERABLE = "unanswerable"  # cannot be settled here: out of retention, or the provider cannot say
+    REPEATABLE = "repeatable"  # nobody can say, and sending again under the same id does no harm
     UNAVAILABLE = "unavailable"  # the question failed (network, 5xx, auth): ask again later
 
 

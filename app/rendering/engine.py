@@ -42,6 +42,7 @@ class Compiled:
     text: Template
     variables: frozenset[str]
     text_source: str
+    extras: Mapping[str, Template]
 
 
 class Overran(BaseException):
@@ -106,10 +107,21 @@ def compile_template(source: TemplateSource, limits: RenderLimits) -> Compiled:
         text_source = text_part(source)
     problems.settle()
     text = compiled("text", text_environment(), text_source, limits.source_chars)
+    extras = {
+        name: compiled(f"extras.{name}", text_environment(), extra, limits.extra_chars)
+        for name, extra in source.extras
+    }
     problems.settle()
     assert subject is not None
     assert text is not None
-    return Compiled(subject, html, text, frozenset(names), text_source)
+    return Compiled(
+        subject,
+        html,
+        text,
+        frozenset(names),
+        text_source,
+        {name: extra for name, extra in extras.items() if extra is not None},
+    )
 
 
 def text_part(source: TemplateSource) -> str:
@@ -141,11 +153,17 @@ def render(compiled: Compiled, variables: Mapping[str, Any], limits: RenderLimit
             html = generate(compiled.html, variables, limits.output_chars)
     with problems.of("text"):
         text = generate(compiled.text, variables, limits.output_chars)
+    extras: dict[str, str] = {}
+    for name, template in compiled.extras.items():
+        with problems.of(f"extras.{name}"):
+            extras[name] = one_line(
+                generate(template, variables, limits.output_chars), limits.extra_chars, f"extras.{name}"
+            )
     problems.settle()
     try:
-        return Rendered(subject, html, text, content_hash(subject, html, text))
+        return Rendered(subject, html, text, content_hash(subject, html, text, extras), extras)
     except UnicodeEncodeError as exc:  # a lone surrogate, which JSON can carry and UTF-8 cannot
-        parts = {"subject": subject, "html": html, "text": text}
+        parts = {"subject": subject, "html": html, "text": text, **{f"extras.{n}": e for n, e in extras.items()}}
         part = next(name for name, value in parts.items() if value and exc.object in value)
         raise TemplateRenderError(FieldError(part, UNSENDABLE)) from exc
 
@@ -167,14 +185,14 @@ def _refused(template: Template, message: str) -> TemplateRenderError:
     return TemplateRenderError(FieldError(str(template.filename), message))
 
 
-def one_line(subject: str, chars_max: int) -> str:
-    """The subject as one header line. A line break in it would start a header of some variable's choosing."""
-    subject = subject.strip()
-    if not subject.isprintable() and any(map(_breaks_header, subject)):
-        raise TemplateRenderError(FieldError("subject", "holds a line break or another control character"))
-    if len(subject) > chars_max:
-        raise TemplateRenderError(FieldError("subject", f"longer than {chars_max} characters"))
-    return subject
+def one_line(value: str, chars_max: int, part: str = "subject") -> str:
+    """A part as one header line. A line break in it would start a header of some variable's choosing."""
+    value = value.strip()
+    if not value.isprintable() and any(map(_breaks_header, value)):
+        raise TemplateRenderError(FieldError(part, "holds a line break or another control character"))
+    if len(value) > chars_max:
+        raise TemplateRenderError(FieldError(part, f"longer than {chars_max} characters"))
+    return value
 
 
 def _breaks_header(char: str) -> bool:

@@ -1,10 +1,12 @@
 """Templates as files under version control, next to the code that sends them (R-140).
 
-    DIR/<template_id>/template.toml     subject, and optionally channel, description, [variables]
-    DIR/<template_id>/body.html         the HTML part
-    DIR/<template_id>/body.txt          the text part; derived from the HTML where it is absent
+    DIR/<template_id>/template.toml     subject, and optionally description, [variables], [push], [in_app], [chat]
+    DIR/<template_id>/body.html         the email's HTML part
+    DIR/<template_id>/body.txt          its text part; derived from the HTML where it is absent
+    DIR/<template_id>/sms.txt           what a text message says; push.txt, in_app.txt, chat.txt, webhook.txt likewise
 
-At least one of the two bodies is there.
+A table [push] holds the title as ``subject`` and the extras: url, image, sound, badge, subtitle, [push.data].
+At least one of the bodies is there.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from app.errors import FieldError, InvalidFields
 TEMPLATE_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
 FILE_BYTES_MAX = 1024 * 1024  # the API has its own, tighter limit; this one keeps a wrong directory out of memory
 MANIFEST = "template.toml"
-KEYS = frozenset({"channel", "subject", "description", "variables"})
+KEYS = frozenset({"channel", "subject", "description", "variables", "push", "in_app", "chat"})
+TITLED = (Channel.PUSH, Channel.IN_APP, Channel.CHAT)  # what is shown on a screen has a title and extras
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +35,12 @@ class TemplateFile:
 
     template_id: str
     channel: Channel
-    subject: str
+    subject: str | None
     html: str | None
     text: str | None
     variables: Mapping[str, Mapping[str, Any]]
     description: str
+    channels: Mapping[str, Mapping[str, Any]]
 
 
 def load_templates(directory: Path) -> list[TemplateFile]:
@@ -68,9 +72,14 @@ def load_template(folder: Path) -> TemplateFile:
         raise InvalidFields(FieldError(str(folder), "a template id is of a-z, 0-9, - and _, up to 100 characters"))
     content = _manifest(manifest)
     html, text = _read(folder / "body.html"), _read(folder / "body.txt")
-    errors = _manifest_errors(content)
-    if html is None and text is None:
+    channels = {channel: _content(content, channel, words) for channel, words in _words(folder).items()}
+    has_email = "subject" in content or html is not None or text is not None or not channels
+    errors = _manifest_errors(content, has_email=has_email)
+    if has_email and html is None and text is None:
         errors.append(FieldError("body", "missing; add body.html, body.txt or both beside it"))
+    errors += [
+        FieldError(c, f"has no text; add {c}.txt beside it") for c in TITLED if c in content and c not in channels
+    ]
     variables: dict[str, dict[str, Any]] = {}
     try:
         variables = parse_declared(content.get("variables", {}))
@@ -81,12 +90,29 @@ def load_template(folder: Path) -> TemplateFile:
     return TemplateFile(
         template_id=folder.name,
         channel=Channel(content.get("channel", Channel.EMAIL)),
-        subject=content.get("subject", ""),
+        subject=content.get("subject"),
         html=html,
         text=text,
         variables=variables,
         description=content.get("description", ""),
+        channels=channels,
     )
+
+
+def _words(folder: Path) -> dict[str, str]:
+    """What each channel but email says."""
+    found = {str(channel): _read(folder / f"{channel}.txt") for channel in Channel if channel != Channel.EMAIL}
+    return {channel: words.removesuffix("\n") for channel, words in found.items() if words is not None}
+
+
+def _content(manifest: Mapping[str, Any], channel: str, words: str) -> dict[str, Any]:
+    """The fields of one channel's content; what is wrong with them the API says."""
+    table = manifest.get(channel, {})
+    if channel not in TITLED or not isinstance(table, Mapping) or not isinstance(table.get("data", {}), Mapping):
+        return {"text": words}
+    data = {f"data.{key}": value for key, value in table.get("data", {}).items()}
+    extras = {key: value for key, value in table.items() if key not in ("subject", "data")} | data
+    return {"text": words, "subject": table.get("subject", ""), "extras": extras}
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -99,7 +125,7 @@ def _manifest(path: Path) -> dict[str, Any]:
         raise InvalidFields(FieldError(str(path), f"not TOML: {exc}")) from exc
 
 
-def _manifest_errors(content: Mapping[str, Any]) -> list[FieldError]:
+def _manifest_errors(content: Mapping[str, Any], *, has_email: bool) -> list[FieldError]:
     known = ", ".join(sorted(KEYS))
     errors = [FieldError(key, f"unknown; the keys are {known}") for key in content if key not in KEYS]
     for key in ("subject", "description"):
@@ -108,7 +134,11 @@ def _manifest_errors(content: Mapping[str, Any]) -> list[FieldError]:
     channel = content.get("channel", Channel.EMAIL)
     if channel not in list(Channel):
         errors.append(FieldError("channel", f"must be one of {', '.join(Channel)}"))
-    if channel == Channel.EMAIL and not content.get("subject"):
+    for name in TITLED:
+        table = content.get(name, {})
+        if not isinstance(table, dict) or not isinstance(table.get("data", {}), dict):
+            errors.append(FieldError(name, "must be a table: subject, url, image, sound, badge, subtitle, [data]"))
+    if channel == Channel.EMAIL and has_email and not content.get("subject"):
         errors.append(FieldError("subject", "missing; an email needs one"))
     return errors
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from app.errors import FieldError
@@ -16,12 +16,14 @@ class TemplateSource:
 
     key: names the version for good: ``<tenant_id>/<template_id>/<version>``.
     text: None means derived from ``html``, so that a message is always multipart (R-122).
+    extras: further parts by name, each one line: the url of a push, its image, its data (R-126).
     """
 
     key: str
     subject: str
     html: str | None
     text: str | None
+    extras: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class Rendered:
     html: str | None
     text: str
     content_hash: bytes
+    extras: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ class RenderLimits:
     output_chars: of each rendered part. Gmail clips an email at 102 kB.
     source_chars: of the html and of the text source.
     subject_chars: of the subject, source and result: one header line (RFC 5322, 2.1.1).
+    extra_chars: of each further part, source and result; a URL of 2,000 characters is about what browsers take.
     variables_bytes: of one job's variables as JSON.
     cache_chars: of all template sources a child keeps compiled. Compiled they take about 15 times as much.
     answer_bytes: about when a child stops collecting and answers, so a batch of huge results stays in memory.
@@ -84,6 +88,7 @@ class RenderLimits:
     output_chars: int = 512 * 1024
     source_chars: int = 256 * 1024
     subject_chars: int = 998
+    extra_chars: int = 2000
     variables_bytes: int = 256 * 1024
     cache_chars: int = 4 * 1024 * 1024
     answer_bytes: int = 8 * 1024 * 1024
@@ -91,13 +96,14 @@ class RenderLimits:
     probation_seconds: float = 60.0
 
 
-def content_hash(subject: str, html: str | None, text: str) -> bytes:
-    """SHA-256 of the three parts, each after its length in bytes, so that no two messages share an encoding.
+def content_hash(subject: str, html: str | None, text: str, extras: Mapping[str, str] | None = None) -> bytes:
+    """SHA-256 of the parts, each after its length in bytes, so that no two messages share an encoding.
 
     An absent part has the length 2**64-1. Raises UnicodeEncodeError on a lone surrogate.
     """
     digest = hashlib.sha256()
-    for part in (subject, html, text):
+    further = [part for name in sorted(extras or ()) for part in (name, (extras or {})[name])]
+    for part in (subject, html, text, *further):
         if part is None:
             digest.update(b"\xff" * 8)
         else:

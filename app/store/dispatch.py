@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -33,12 +33,16 @@ _json = msgspec.json.Encoder()
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A delivery whose intent is written, and what is needed to send it. Fields in the order of the columns."""
+    """A delivery whose intent is written, and what is needed to send it. Fields in the order of the columns.
+
+    event_id: the delivery's own id, or that of the delivery it replays. template_version: 0 for one without a template.
+    """
 
     shard: int
     id: UUID
     notification_id: UUID
     tenant_id: int
+    recipient_id: str
     category: str
     klass: str
     channel: str
@@ -50,8 +54,10 @@ class Claimed:
     attempt_no: int
     failures: int
     expires_at: datetime
+    event_id: UUID
     tenant: str
     variables: dict[str, Any]
+    accepted_at: datetime
     test_mode: bool
     track_opens: bool
     track_clicks: bool
@@ -76,6 +82,7 @@ class Recorded:
     reason: str | None
     due_at: datetime | None
     burns: bool
+    facts: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +94,19 @@ class TemplateRow:
     subject: str | None
     html: str | None
     text: str | None
+    extras: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedAddress:
+    """An address that its provider refused outright: suppressed for this reason, with these words."""
+
+    tenant_id: int
+    channel: str
+    address: str
+    reason: str
+    detail: str
+    id: UUID
 
 
 async def claim(
@@ -148,12 +168,19 @@ async def record_outcomes(conn: Connection, records: Sequence[Recorded]) -> None
             await conn.execute(UNPARK, {"message_ids": message_ids})
 
 
-async def suppress_refused(conn: Connection, refused: Sequence[tuple[Claimed, str]]) -> None:
-    """The provider refused these addresses outright, with these words; the caller holds their locks."""
+async def suppress_refused(conn: Connection, refused: Sequence[RefusedAddress]) -> None:
+    """The caller holds the addresses' locks."""
     await conn.execute(
         SUPPRESS_REFUSED,
-        columns([c for c, _ in refused], tenant_ids="tenant_id", channels="channel", addresses="address", ids="id")
-        | {"details": [detail for _, detail in refused]},
+        columns(
+            refused,
+            tenant_ids="tenant_id",
+            channels="channel",
+            addresses="address",
+            reasons="reason",
+            details="detail",
+            ids="id",
+        ),
     )
 
 

@@ -12,7 +12,7 @@ import msgspec
 from psycopg.rows import class_row
 
 from app.db import Connection
-from app.domain.models import Evidence
+from app.domain.models import Evidence, EvidenceKind
 from app.store._queries import columns, load
 
 _q = load("inbound")
@@ -32,6 +32,10 @@ SUPPRESS = _q["suppress"]
 COUNT_SOFT_BOUNCES = _q["count_soft_bounces"]
 FORGET_SOFT_BOUNCES = _q["forget_soft_bounces"]
 SETTLE = _q["settle"]
+LOCK_EVERYWHERE = _q["lock_everywhere"]
+RECORD_CONSENTS = _q["record_consents"]
+OPT_OUT = _q["opt_out"]
+OPT_IN = _q["opt_in"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,3 +210,36 @@ def _addresses(addresses: Sequence[tuple[int, str, str]]) -> dict[str, list[Any]
         "channels": [a[1] for a in addresses],
         "addresses": [a[2] for a in addresses],
     }
+
+
+async def lock_everywhere(conn: Connection, addresses: Sequence[tuple[str, str]]) -> None:
+    """The locks of these (channel, address) pairs for every tenant there is."""
+    await conn.execute(
+        LOCK_EVERYWHERE, {"channels": [channel for channel, _ in addresses], "addresses": [a for _, a in addresses]}
+    )
+
+
+async def record_consents(conn: Connection, told: Sequence[tuple[Pending, Evidence]], *, channel: str) -> None:
+    """Appends who said what, and through whom it was heard."""
+    await conn.execute(
+        RECORD_CONSENTS,
+        {
+            "channel": channel,
+            "addresses": [e.address for _, e in told],
+            "actions": ["opt_out" if e.kind == EvidenceKind.OPTED_OUT else "opt_in" for _, e in told],
+            "providers": [p.provider for p, _ in told],
+            "keys": [p.event_key for p, _ in told],
+            "datas": [msgspec.json.encode(dict(e.data)).decode() for _, e in told],
+            "occurred_ats": [e.occurred_at for _, e in told],
+        },
+    )
+
+
+async def opt_out(conn: Connection, *, channel: str, addresses: Sequence[str]) -> None:
+    """Suppresses them for every tenant; the caller holds their locks."""
+    await conn.execute(OPT_OUT, {"channel": channel, "addresses": list(addresses)})
+
+
+async def opt_in(conn: Connection, *, channel: str, addresses: Sequence[str]) -> None:
+    """Lifts what their owners' STOP had suppressed."""
+    await conn.execute(OPT_IN, {"channel": channel, "addresses": list(addresses)})

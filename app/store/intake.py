@@ -28,14 +28,19 @@ class Accepted:
 
     shard: int
     id: UUID
+    recipient_id: str
     category: str
     klass: str
     channels: list[str]
     expires_at: datetime
+    channels_named: bool
     recipient_active: bool | None
     email: str | None
     phone: str | None
+    addresses: dict[str, str] | None
+    preferred: list[str] | None
     suppressed: dict[str, str] | None
+    devices: dict[str, list[str]] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +60,14 @@ async def claim_accepted(conn: Connection, *, klass: str, limit: int) -> list[Ac
         return await cursor.fetchall()
 
 
-async def write_plans(conn: Connection, plans: Sequence[PlannedNotification]) -> None:
+async def write_plans(conn: Connection, plans: Sequence[PlannedNotification], *, endpoint_seconds: float) -> None:
+    """endpoint_seconds: how long a delivery to an endpoint is worth trying."""
     await conn.execute(
         WRITE_PLANS,
-        {"plans": _json.encode(plans).decode(), "first": min(p.id for p in plans), "last": max(p.id for p in plans)},
+        {
+            "plans": _json.encode(plans).decode(),
+            "first": min(p.id for p in plans),
+            "last": max(p.id for p in plans),
+            "endpoint_seconds": endpoint_seconds,
+        },
     )

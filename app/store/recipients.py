@@ -23,7 +23,10 @@ SUPPRESSIONS = _q["suppressions"]
 
 @dataclass(frozen=True, slots=True)
 class RecipientProfile:
-    """All that a tenant says about a recipient. Field names are the columns'."""
+    """All that a tenant says about a recipient. Field names are the columns'.
+
+    addresses: where else it is reached: the ids of its endpoints for webhook and chat. channels: those it prefers.
+    """
 
     id: str
     email: str | None
@@ -32,6 +35,8 @@ class RecipientProfile:
     time_zone: str | None
     active: bool
     attributes: dict[str, Any]
+    addresses: dict[str, str]
+    channels: list[str] | None
 
 
 @dataclass(frozen=True, slots=True)

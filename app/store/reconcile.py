@@ -30,6 +30,7 @@ class Unproven:
     tenant_id: int
     category: str
     klass: str
+    channel: str
     address: str
     state: str
     attempt_no: int
@@ -39,6 +40,7 @@ class Unproven:
     provider: str
     opened_at: datetime
     provider_message_id: str | None
+    content_hash: bytes | None
     ambiguity_policy: str
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 from psycopg.rows import class_row
+from psycopg.sql import SQL
 from psycopg.types.json import Jsonb
 
 from app.db import Connection
@@ -24,10 +25,9 @@ ARCHIVE = _q["archive"]
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a version says: all that makes it differ from another one.
+    """What a version says on one channel.
 
-    variables: name -> declaration, as the producer gave it.
-    text_derived: the text was made from the HTML (R-122).
+    text_derived: the text was made from the HTML (R-122). extras: further parts by name (R-126).
     """
 
     channel: str
@@ -36,13 +36,24 @@ class Content:
     html: str | None
     text: str
     text_derived: bool
+    extras: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """All that makes a version differ from another one: its contents, by channel, email first.
+
+    variables: name -> declaration, as the producer gave it; one context feeds every channel (R-139).
+    """
+
+    contents: tuple[Content, ...]
     variables: dict[str, Any]
     description: str
 
 
 @dataclass(frozen=True, slots=True)
 class TemplateSummary:
-    """One version without its bodies."""
+    """One version without its bodies; channel and subject are of its first content."""
 
     template_id: str
     version: int
@@ -55,55 +66,54 @@ class TemplateSummary:
     created_at: datetime
     published_at: datetime | None
     archived_at: datetime | None
+    channels: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Template(TemplateSummary):
-    """One version."""
+    """One version, with what its first content says; contents has them all."""
 
     html: str | None
     text: str
     text_derived: bool
+    contents: list[dict[str, Any]]
 
     @property
-    def content(self) -> Content:
-        return Content(
-            channel=self.channel,
-            locale=self.locale,
-            subject=self.subject,
-            html=self.html,
-            text=self.text,
-            text_derived=self.text_derived,
-            variables=self.variables,
-            description=self.description,
-        )
+    def wording(self) -> Wording:
+        return Wording(tuple(Content(**content) for content in self.contents), self.variables, self.description)
 
 
-async def create(conn: Connection, tenant_id: int, template_id: str, content: Content) -> tuple[Template, bool]:
+async def create(conn: Connection, tenant_id: int, template_id: str, wording: Wording) -> tuple[Template, bool]:
     """The new version as a draft, and True; or the latest one, if it says the same and is in use, and False.
 
     Holds the tenant's row until the transaction ends, so that two writers never get one number.
     """
-    await conn.execute(LOCK_TENANT, {"tenant_id": tenant_id})
-    parameters = {
-        "tenant_id": tenant_id,
-        "template_id": template_id,
-        "channel": content.channel,
-        "locale": content.locale,
-        "subject": content.subject,
-        "html": content.html,
-        "text": content.text,
-        "text_derived": content.text_derived,
-        "variables": Jsonb(content.variables),
-        "description": content.description,
-    }
-    async with conn.cursor(row_factory=class_row(Template)) as cursor:
-        latest = await (await cursor.execute(LATEST, parameters)).fetchone()
-        if latest is not None and latest.content == content and latest.status != "archived":
+    key = {"tenant_id": tenant_id, "template_id": template_id}
+    await conn.execute(LOCK_TENANT, key)
+    [newest] = await _fetch(conn, LATEST, key)
+    if newest is not None:
+        latest = await get(conn, tenant_id, template_id, newest)
+        if latest is not None and latest.wording == wording and latest.status != "archived":
             return latest, False
-        created = await (await cursor.execute(CREATE, parameters)).fetchone()
+    [version] = await _fetch(
+        conn,
+        CREATE,
+        key
+        | {
+            "contents": Jsonb([asdict(content) for content in wording.contents]),
+            "variables": Jsonb(wording.variables),
+            "description": wording.description,
+        },
+    )
+    created = await get(conn, tenant_id, template_id, version)
     assert created is not None
     return created, True
+
+
+async def _fetch(conn: Connection, query: SQL, parameters: dict[str, Any]) -> Any:
+    row = await (await conn.execute(query, parameters)).fetchone()
+    assert row is not None
+    return row
 
 
 async def get(conn: Connection, tenant_id: int, template_id: str, version: int) -> Template | None:

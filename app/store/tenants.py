@@ -23,6 +23,7 @@ class Tenant:
     name: str
     sender: str
     reply_to: str | None
+    promotional_sender: str | None
     created_at: datetime
 
 
@@ -41,14 +42,20 @@ class ApiKey:
     revoked_at: datetime | None
 
 
-async def create_tenant(conn: Connection, name: str, sender: str, reply_to: str | None = None) -> Tenant:
-    """``sender`` is the default From of its email, ``reply_to`` the default Reply-To.
+async def create_tenant(
+    conn: Connection, name: str, sender: str, reply_to: str | None = None, promotional_sender: str | None = None
+) -> Tenant:
+    """``sender`` is the default From of its email, ``reply_to`` the default Reply-To, ``promotional_sender`` the From of
+    promotional email, on a domain of its own (R-117).
 
     Raises psycopg.errors.UniqueViolation when the name is taken, CheckViolation when it is not one
     (``[a-z0-9][a-z0-9_-]*``, at most 63 characters) or a header would break.
     """
     async with conn.cursor(row_factory=class_row(Tenant)) as cursor:
-        await cursor.execute(CREATE_TENANT, {"name": name, "sender": sender, "reply_to": reply_to})
+        await cursor.execute(
+            CREATE_TENANT,
+            {"name": name, "sender": sender, "reply_to": reply_to, "promotional_sender": promotional_sender},
+        )
         tenant = await cursor.fetchone()
     assert tenant is not None
     return tenant

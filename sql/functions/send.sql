@@ -140,7 +140,7 @@ COMMENT ON FUNCTION landed._category_to_send IS 'The tenant''s category; raises 
 CREATE FUNCTION landed._channels_to_send(asked text[], usual text[]) RETURNS text[]
 LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
-    known CONSTANT text[] := ARRAY['email', 'push', 'sms', 'in_app', 'webhook'];
+    known CONSTANT text[] := ARRAY['email', 'push', 'sms', 'in_app', 'webhook', 'chat'];
 BEGIN
     IF asked IS NULL THEN
         RETURN usual;
@@ -192,7 +192,8 @@ BEGIN
     END IF;
     SELECT array_agg(wanted.channel ORDER BY wanted.channel) INTO lacking
     FROM unnest(_template_to_send.channels) AS wanted(channel)
-    WHERE NOT EXISTS (
+    WHERE wanted.channel <> 'webhook'  -- what goes to an endpoint is the variables themselves
+      AND NOT EXISTS (
         SELECT FROM store.templates t
         WHERE t.tenant_id = _template_to_send.tenant_id
           AND t.template_id = _template_to_send.template_id
@@ -235,7 +236,7 @@ BEGIN
         WHERE t.tenant_id = _check_variables.tenant_id
           AND t.template_id = _check_variables.template_id
           AND t.version = _check_variables.version
-          AND t.channel = ANY (_check_variables.channels)
+          AND ('webhook' = ANY (_check_variables.channels) OR t.channel = ANY (_check_variables.channels))
         GROUP BY name
     ) AS declarations;
     SELECT array_agg(name ORDER BY name) INTO missing

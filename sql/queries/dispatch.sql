@@ -93,8 +93,9 @@ WITH fence AS (
     WHERE d.shard = j.shard
       AND d.id = j.id
       AND d.id BETWEEN %(first)s AND %(last)s
-    RETURNING d.shard, d.id, d.notification_id, d.tenant_id, d.category, d.class, d.channel, d.address, d.sender,
-              d.reply_to, d.template_id, d.template_version, d.state, d.attempt_no, d.failures, d.expires_at
+    RETURNING d.shard, d.id, d.notification_id, d.tenant_id, d.recipient_id, d.category, d.class, d.channel, d.address,
+              d.sender, d.reply_to, d.template_id, d.template_version, d.state, d.attempt_no, d.failures, d.expires_at,
+              coalesce(d.replay_of, d.id) AS event_id
 ), told AS (
     INSERT INTO store.events (shard, id, tenant_id, notification_id, delivery_id, kind, source, data)
     SELECT j.shard, store.new_id(j.shard), j.tenant_id, j.notification_id, j.id, j.ending, 'landed',
@@ -102,10 +103,11 @@ WITH fence AS (
     FROM judged j
     WHERE j.ending IS NOT NULL
 )
-SELECT m.shard, m.id, m.notification_id, m.tenant_id, m.category, m.class AS klass, m.channel, m.address, m.sender, m.reply_to,
-       m.template_id, m.template_version, m.attempt_no, m.failures, m.expires_at,
+SELECT m.shard, m.id, m.notification_id, m.tenant_id, m.recipient_id, m.category, m.class AS klass, m.channel, m.address,
+       m.sender, m.reply_to, m.template_id, m.template_version, m.attempt_no, m.failures, m.expires_at, m.event_id,
        t.name AS tenant,
        n.request -> 'variables' AS variables,
+       n.accepted_at,
        coalesce(c.test_mode, false) AS test_mode,
        coalesce(c.track_opens, false) AS track_opens,
        coalesce(c.track_clicks, false) AS track_clicks
@@ -134,7 +136,7 @@ WITH outcome AS MATERIALIZED (
     FROM json_to_recordset(%(outcomes)s::json)
          AS o(shard smallint, id uuid, no smallint, tenant_id int, notification_id uuid, attempt_state text, outcome text,
               status_code smallint, detail text, message_id text, hash text, state text, reason text,
-              due_at timestamptz, burns boolean)
+              due_at timestamptz, burns boolean, facts jsonb)
 ), closed AS (
     UPDATE store.attempts a
     SET state = CASE
@@ -151,6 +153,7 @@ WITH outcome AS MATERIALIZED (
         detail = o.detail,
         provider_message_id = coalesce(o.message_id, a.provider_message_id),
         content_hash = decode(o.hash, 'hex'),
+        facts = o.facts,
         closed_at = CASE WHEN o.attempt_state = 'ambiguous' THEN a.closed_at ELSE now() END
     FROM outcome o
     WHERE a.shard = o.shard
@@ -245,7 +248,7 @@ WHERE EXISTS (SELECT FROM store.regions r WHERE r.name = %(region)s AND r.active
 HAVING min(soonest.due_at) IS NOT NULL;
 
 -- name: load_templates
-SELECT t.tenant_id, t.template_id, t.version, t.channel, t.subject, t.html, t.text
+SELECT t.tenant_id, t.template_id, t.version, t.channel, t.subject, t.html, t.text, t.extras
 FROM store.templates t
 JOIN unnest(%(tenant_ids)s::int[], %(template_ids)s::text[], %(versions)s::int[]) AS w(tenant_id, template_id, version)
     USING (tenant_id, template_id, version)
@@ -254,8 +257,8 @@ WHERE t.channel = %(channel)s;
 -- name: suppress_refused
 -- The provider refused the address itself. Called after the addresses' locks were taken exclusively.
 INSERT INTO store.suppressions (tenant_id, channel, address, reason, detail, source, delivery_id)
-SELECT s.tenant_id, s.channel, store.normalise_address(s.channel, s.address), 'hard_bounce', s.detail, 'provider', s.id
-FROM unnest(%(tenant_ids)s::int[], %(channels)s::text[], %(addresses)s::text[], %(details)s::text[], %(ids)s::uuid[])
-     AS s(tenant_id, channel, address, detail, id)
+SELECT s.tenant_id, s.channel, store.normalise_address(s.channel, s.address), s.reason, s.detail, 'provider', s.id
+FROM unnest(%(tenant_ids)s::int[], %(channels)s::text[], %(addresses)s::text[], %(reasons)s::text[], %(details)s::text[],
+            %(ids)s::uuid[]) AS s(tenant_id, channel, address, reason, detail, id)
 ORDER BY 1, 2, 3
 ON CONFLICT (tenant_id, channel, address, scope) WHERE lifted_at IS NULL DO NOTHING;

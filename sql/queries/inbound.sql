@@ -195,3 +195,37 @@ FROM unnest(%(days)s::date[], %(providers)s::text[], %(keys)s::text[], %(states)
 WHERE i.occurred_on = s.occurred_on
   AND i.provider = s.provider
   AND i.event_key = s.event_key;
+
+-- name: lock_everywhere
+-- The locks of these addresses for every tenant: an opt-out from a shared number holds for all that send from it.
+SELECT pg_advisory_xact_lock(11, bucket)
+FROM (SELECT DISTINCT store.address_bucket(t.id, a.channel, a.address) AS bucket
+      FROM store.tenants t
+      CROSS JOIN unnest(%(channels)s::text[], %(addresses)s::text[]) AS a(channel, address)
+      ORDER BY bucket) AS ordered;
+
+-- name: record_consents
+INSERT INTO store.consents (channel, address, action, source, provider, event_key, data, occurred_at)
+SELECT %(channel)s, store.normalise_address(%(channel)s, c.address), c.action, 'recipient', c.provider, c.event_key,
+       c.data::jsonb, c.occurred_at
+FROM unnest(%(addresses)s::text[], %(actions)s::text[], %(providers)s::text[], %(keys)s::text[], %(datas)s::text[],
+            %(occurred_ats)s::timestamptz[]) AS c(address, action, provider, event_key, data, occurred_at);
+
+-- name: opt_out
+INSERT INTO store.suppressions (tenant_id, channel, address, reason, detail, source)
+SELECT t.id, %(channel)s, store.normalise_address(%(channel)s, a.address), 'opted_out', 'said STOP', 'recipient'
+FROM store.tenants t
+CROSS JOIN unnest(%(addresses)s::text[]) AS a(address)
+ORDER BY 1, 3
+ON CONFLICT (tenant_id, channel, address, scope) WHERE lifted_at IS NULL DO UPDATE
+SET reason = 'opted_out', detail = excluded.detail, source = excluded.source;
+
+-- name: opt_in
+-- Only the owner's own STOP is lifted by the owner's START; a bounce or an operator's block is not.
+UPDATE store.suppressions s
+SET lifted_at = now(), lifted_by = 'recipient', lift_reason = 'said START'
+FROM unnest(%(addresses)s::text[]) AS a(address)
+WHERE s.channel = %(channel)s
+  AND s.address = store.normalise_address(%(channel)s, a.address)
+  AND s.reason = 'opted_out'
+  AND s.lifted_at IS NULL;

@@ -3,7 +3,8 @@
 -- name: claim_accepted
 -- Everything the rules look at, read in one sweep. The row stays locked until its deliveries are written.
 WITH due AS (
-    SELECT n.shard, n.id, n.tenant_id, n.recipient_id, n.category, n.class, n.channels, n.expires_at
+    SELECT n.shard, n.id, n.tenant_id, n.recipient_id, n.category, n.class, n.channels, n.expires_at,
+           n.request -> 'channels' IS NOT NULL AS channels_named
     FROM store.notifications n
     WHERE n.class = %(class)s
       AND n.state = 'accepted'
@@ -12,8 +13,8 @@ WITH due AS (
     LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED
 )
-SELECT d.shard, d.id, d.category, d.class AS klass, d.channels, d.expires_at, r.active AS recipient_active, r.email, r.phone,
-       s.suppressed
+SELECT d.shard, d.id, d.recipient_id, d.category, d.class AS klass, d.channels, d.expires_at, d.channels_named,
+       r.active AS recipient_active, r.email, r.phone, r.addresses, r.channels AS preferred, s.suppressed, p.devices
 FROM due d
 LEFT JOIN store.recipients r ON r.tenant_id = d.tenant_id AND r.id = d.recipient_id
 LEFT JOIN LATERAL (
@@ -23,8 +24,17 @@ LEFT JOIN LATERAL (
       AND s.lifted_at IS NULL
       AND s.scope IN ('all', d.category)
       AND (s.channel, s.address) IN (('email', store.normalise_address('email', r.email)),
-                                     ('sms', store.normalise_address('sms', r.phone)))
-) s ON true;
+                                     ('sms', store.normalise_address('sms', r.phone)),
+                                     ('webhook', r.addresses ->> 'webhook'),
+                                     ('chat', r.addresses ->> 'chat'))
+) s ON true
+LEFT JOIN LATERAL (
+    SELECT jsonb_object_agg(p.platform, p.ids) AS devices
+    FROM (SELECT v.platform, jsonb_agg(v.id ORDER BY v.id) AS ids
+          FROM store.devices v
+          WHERE v.tenant_id = d.tenant_id AND v.recipient_id = d.recipient_id AND v.retired_at IS NULL
+          GROUP BY v.platform) p
+) p ON 'push' = ANY (d.channels);
 
 -- name: write_plans
 -- One document for the whole batch: a client-side array per column costs more than the rest of intake together.
@@ -39,17 +49,22 @@ WITH planned AS MATERIALIZED (
       AND n.id = p.id
       AND n.id BETWEEN %(first)s AND %(last)s
     RETURNING n.shard, n.id, n.tenant_id, n.recipient_id, n.category, n.class, n.template_id, n.template_version,
-              n.expires_at, p.deliveries
+              n.expires_at, n.request ? 'expires_at' AS expiry_named, p.deliveries
 ), born AS (
     INSERT INTO store.deliveries
         (shard, id, notification_id, tenant_id, recipient_id, category, class, channel, lane, address, sender, reply_to,
          template_id, template_version, state, reason, due_at, ended_at, expires_at)
     SELECT m.shard, store.new_child_id(m.id), m.id, m.tenant_id, m.recipient_id, m.category, m.class, d.channel, d.lane,
-           d.address, coalesce(c.sender, t.sender), coalesce(c.reply_to, t.reply_to), m.template_id, m.template_version,
+           d.address,
+           coalesce(c.sender, CASE m.class WHEN 'promotional' THEN t.promotional_sender END, t.sender),
+           coalesce(c.reply_to, t.reply_to), m.template_id, m.template_version,
            d.state, d.reason,
            CASE WHEN d.state = 'queued' THEN now() END,
            CASE WHEN d.state <> 'queued' THEN now() END,
-           m.expires_at
+           -- Endpoints are tried for days, as their owners deploy fixes, unless the request itself says how long.
+           CASE WHEN d.channel = 'webhook' AND NOT m.expiry_named
+                THEN greatest(m.expires_at, now() + make_interval(secs => %(endpoint_seconds)s))
+                ELSE m.expires_at END
     FROM marked m
     CROSS JOIN LATERAL json_to_recordset(m.deliveries)
         AS d(channel text, lane text, address text, state text, reason text)

@@ -1,10 +1,11 @@
 -- name: upsert
 -- In the order of their ids, so that two overlapping requests wait for each other instead of deadlocking.
 -- A row that was just inserted has no xmax; one that ON CONFLICT updated carries the lock it took.
-INSERT INTO store.recipients AS r (tenant_id, id, email, phone, locale, time_zone, active, attributes)
-SELECT %(tenant_id)s, i.id, i.email, i.phone, i.locale, i.time_zone, i.active, i.attributes
+INSERT INTO store.recipients AS r (tenant_id, id, email, phone, locale, time_zone, active, attributes, addresses, channels)
+SELECT %(tenant_id)s, i.id, i.email, i.phone, i.locale, i.time_zone, i.active, i.attributes, i.addresses, i.channels
 FROM jsonb_to_recordset(%(items)s::jsonb) AS i(
-    id text, email text, phone text, locale text, time_zone text, active boolean, attributes jsonb)
+    id text, email text, phone text, locale text, time_zone text, active boolean, attributes jsonb,
+    addresses jsonb, channels text[])
 ORDER BY i.id
 ON CONFLICT (tenant_id, id) DO UPDATE
 SET email = excluded.email,
@@ -13,11 +14,13 @@ SET email = excluded.email,
     time_zone = excluded.time_zone,
     active = excluded.active,
     attributes = excluded.attributes,
+    addresses = excluded.addresses,
+    channels = excluded.channels,
     updated_at = now()
 RETURNING r.id, r.xmax = 0 AS created;
 
 -- name: get
-SELECT id, email, phone, locale, time_zone, active, attributes, created_at, updated_at
+SELECT id, email, phone, locale, time_zone, active, attributes, addresses, channels, created_at, updated_at
 FROM store.recipients
 WHERE tenant_id = %(tenant_id)s
   AND id = %(id)s;

@@ -55,13 +55,14 @@ WITH due AS (
           WHERE e.shard = t.shard AND e.notification_id = t.notification_id AND e.delivery_id = t.id
             AND e.kind = 'confirmation_overdue')
 )
-SELECT t.shard, t.id, t.notification_id, t.tenant_id, t.category, t.class AS klass, t.address, t.state, a.no AS attempt_no,
+SELECT t.shard, t.id, t.notification_id, t.tenant_id, t.category, t.class AS klass, t.channel, t.address, t.state, a.no AS attempt_no,
        t.lookups, t.failures, t.expires_at, a.provider, a.opened_at, a.provider_message_id,
+       a.content_hash,
        coalesce((SELECT c.ambiguity_policy FROM store.categories c
                  WHERE c.tenant_id = t.tenant_id AND c.name = t.category), 'park') AS ambiguity_policy
 FROM taken t
 CROSS JOIN LATERAL (
-    SELECT a.no, a.provider, a.opened_at, a.provider_message_id
+    SELECT a.no, a.provider, a.opened_at, a.provider_message_id, a.content_hash
     FROM store.attempts a
     WHERE a.shard = t.shard AND a.delivery_id = t.id
     ORDER BY a.state = 'accepted' DESC, a.no DESC
