@@ -248,20 +248,10 @@ class Twilio(Provider[SmsMessage]):
         if same:
             return Lookup(LookupVerdict.FOUND, (_found(attempt, same[0], now),))
         if payload.get("next_page_uri") is None:
-            return Lookup(*self._absent(attempt, now))
+            return sms.absent(attempt, self.capabilities, now)
         if (more := self._next_page(payload)) is None:
             return Lookup(LookupVerdict.UNAVAILABLE, detail="the page leads nowhere")
         return Lookup(LookupVerdict.TOO_EARLY, detail="only other messages on this page", next_request=more)
-
-    def _absent(self, attempt: AttemptRef, now: datetime) -> tuple[LookupVerdict, tuple[Evidence, ...], str]:
-        """What the end of the list proves."""
-        age = (now - attempt.opened_at).total_seconds()
-        settle = self.capabilities.lookup_settle_seconds
-        if age > self.capabilities.lookup_retention_seconds:
-            return LookupVerdict.UNANSWERABLE, (), "too long ago for its absence to mean anything"
-        if settle is None or age < settle:
-            return LookupVerdict.TOO_EARLY, (), "no such message in the list yet"
-        return LookupVerdict.NOT_SENT, (), "no such message in the list"
 
     def _next_page(self, payload: Mapping[str, Any]) -> ProviderRequest | None:
         """The page Twilio points to, if it is one of this very list: our credentials must go nowhere else."""
