@@ -10,7 +10,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from app.errors import ConfigurationError
 from app.providers.base import AnyProvider
+from app.providers.chat import Chat, ChatAccount
 from app.providers.mailgun import Mailgun, MailgunAccount
+from app.providers.standard_webhooks import StandardWebhooks, StandardWebhooksAccount
 
 Account = TypeVar("Account")
 Factory = Callable[[Mapping[str, Any]], AnyProvider]
@@ -24,6 +26,8 @@ def _factory(account: type[Account], provider: Callable[[Account], AnyProvider])
 
 ADAPTERS: Final[Mapping[str, Factory]] = {
     Mailgun.name: _factory(MailgunAccount, Mailgun),
+    StandardWebhooks.name: _factory(StandardWebhooksAccount, StandardWebhooks),
+    Chat.name: _factory(ChatAccount, Chat),
 }
 
 

@@ -31,6 +31,7 @@ from aiohttp import (
     DummyCookieJar,
     TCPConnector,
 )
+from aiohttp.abc import AbstractResolver
 from aiohttp.connector import Connection
 from yarl import URL
 
@@ -104,10 +105,12 @@ class Transport:
         connections_max: int = CONNECTIONS_MAX,
         user_timeout_seconds: float = USER_TIMEOUT_SECONDS,
         response_bytes_max: int = RESPONSE_BYTES_MAX,
+        resolver: AbstractResolver | None = None,
     ) -> None:
         self._connections_max = connections_max
         self._user_timeout_ms = int(user_timeout_seconds * 1000)
         self._response_bytes_max = response_bytes_max
+        self._resolver = resolver
         self._session: ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -116,6 +119,7 @@ class Transport:
                 limit=self._connections_max,
                 keepalive_timeout=KEEPALIVE_SECONDS,
                 socket_factory=self._socket,
+                resolver=self._resolver,
             ),
             request_class=_Request,
             cookie_jar=DummyCookieJar(),

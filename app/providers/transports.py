@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from app.providers.base import ProviderResponse, TransportKind
+from app.providers.guarded import GuardedTransport
 from app.providers.transport import Transport
 from app.settings import Endpoints
 
@@ -28,5 +29,7 @@ def open_transport(
     match kind:
         case "http":
             return Transport(connections_max=connections_max)
+        case "guarded":
+            return GuardedTransport(connections_max=connections_max, endpoints=endpoints)
         case _:
             raise NotImplementedError(kind)
