@@ -17,9 +17,12 @@ from litestar.types import ControllerRouterHandler, Message, Scope
 
 from app.api import (
     categories,
+    cors,
     dead_letters,
+    endpoints,
     errors,
     health,
+    inbox,
     notifications,
     recipient_tokens,
     recipients,
@@ -31,7 +34,7 @@ from app.api import (
 from app.api.auth import caller_of
 from app.api.docs_page import DocsPage
 from app.api.errors import answer_problem
-from app.api.state import CONFIG_CHANNEL, ApiState, api_state
+from app.api.state import CHANNELS, ApiState, api_state
 from app.db import HOT_PATH_OPTIONS, Database, listen
 from app.errors import ConfigurationError
 from app.settings import Settings
@@ -43,8 +46,10 @@ ROUTES: Sequence[ControllerRouterHandler] = [
     *categories.routes,
     *recipients.routes,
     *recipient_tokens.routes,
+    *inbox.routes,
     *suppressions.routes,
     *dead_letters.routes,
+    *endpoints.routes,
     *unsubscribe.routes,
     *webhooks.routes,
     *health.routes,
@@ -82,7 +87,7 @@ def create_app(settings: Settings) -> Litestar:
             "caller": Provide(caller_of, sync_to_thread=False),
         },
         exception_handlers={Exception: answer_problem},
-        before_send=[_secure],
+        before_send=[_secure, cors.allow],
         request_max_body_size=settings.api.body_bytes_max,
         openapi_config=_openapi(),
         logging_config=None,
@@ -93,7 +98,7 @@ def create_app(settings: Settings) -> Litestar:
 async def _running(app: Litestar) -> AsyncIterator[None]:
     api: ApiState = app.state.api
     async with api.db:
-        listener = asyncio.create_task(listen(api.db.dsn, [CONFIG_CHANNEL], api.heard, name="landed api listen"))
+        listener = asyncio.create_task(listen(api.db.dsn, CHANNELS, api.heard, name="landed api listen"))
         try:
             yield
         finally:

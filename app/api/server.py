@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import math
+import socket
 import sys
 
 import uvicorn
 from uvicorn.importer import import_from_string
 
+from app.api.state import ApiState
 from app.errors import ConfigurationError
 from app.settings import Settings, load_settings
 
@@ -16,13 +18,25 @@ YOUNG_OBJECTS_MAX = 10_000  # a request leaves hundreds behind, and nearly none 
 BACKLOG = 2048  # connections the kernel holds while the loop is busy
 
 
+class Server(uvicorn.Server):
+    """uvicorn waits for every answer to be over before it tells the application to stop; a stream is never over."""
+
+    def __init__(self, config: uvicorn.Config, api: ApiState) -> None:
+        super().__init__(config)
+        self._api = api
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._api.inbox.close_streams()
+        await super().shutdown(sockets)
+
+
 def server(settings: Settings) -> uvicorn.Server:
     """The configured server, not yet running."""
     # By name: the factory stands above this module and imports it.
-    create_app = import_from_string("app.main:create_app")
-    return uvicorn.Server(
+    app = import_from_string("app.main:create_app")(settings)
+    return Server(
         uvicorn.Config(
-            create_app(settings),
+            app,
             host=settings.api.host,
             port=settings.api.port,
             loop="uvloop",
@@ -36,7 +50,8 @@ def server(settings: Settings) -> uvicorn.Server:
             proxy_headers=False,  # nothing here asks where a request came from
             # A commit under way when we are told to stop must still be answered (RELIABILITY A.6, 10).
             timeout_graceful_shutdown=math.ceil(settings.times.shutdown_grace_seconds),
-        )
+        ),
+        app.state.api,
     )
 
 
