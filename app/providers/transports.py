@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from app.providers.base import ProviderResponse, TransportKind
 from app.providers.guarded import GuardedTransport
+from app.providers.smtp_transport import SmtpTransport
 from app.providers.transport import Transport
 from app.settings import Endpoints
 
@@ -31,5 +32,7 @@ def open_transport(
             return Transport(connections_max=connections_max)
         case "guarded":
             return GuardedTransport(connections_max=connections_max, endpoints=endpoints)
+        case "smtp":
+            return SmtpTransport(connections_max=connections_max)
         case _:
             raise NotImplementedError(kind)
