@@ -12,6 +12,9 @@ from app.errors import ConfigurationError
 from app.providers.base import AnyProvider
 from app.providers.chat import Chat, ChatAccount
 from app.providers.mailgun import Mailgun, MailgunAccount
+from app.providers.postmark import Postmark, PostmarkAccount
+from app.providers.sendgrid import SendGrid, SendGridAccount
+from app.providers.ses import Ses, SesAccount
 from app.providers.standard_webhooks import StandardWebhooks, StandardWebhooksAccount
 
 Account = TypeVar("Account")
@@ -28,6 +31,9 @@ ADAPTERS: Final[Mapping[str, Factory]] = {
     Mailgun.name: _factory(MailgunAccount, Mailgun),
     StandardWebhooks.name: _factory(StandardWebhooksAccount, StandardWebhooks),
     Chat.name: _factory(ChatAccount, Chat),
+    Postmark.name: _factory(PostmarkAccount, Postmark),
+    SendGrid.name: _factory(SendGridAccount, SendGrid),
+    Ses.name: _factory(SesAccount, Ses),
 }
 
 
