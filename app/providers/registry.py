@@ -15,7 +15,10 @@ from app.providers.mailgun import Mailgun, MailgunAccount
 from app.providers.postmark import Postmark, PostmarkAccount
 from app.providers.sendgrid import SendGrid, SendGridAccount
 from app.providers.ses import Ses, SesAccount
+from app.providers.sinch import Sinch, SinchAccount
 from app.providers.standard_webhooks import StandardWebhooks, StandardWebhooksAccount
+from app.providers.twilio import Twilio, TwilioAccount
+from app.providers.vonage import Vonage, VonageAccount
 
 Account = TypeVar("Account")
 Factory = Callable[[Mapping[str, Any]], AnyProvider]
@@ -29,6 +32,9 @@ def _factory(account: type[Account], provider: Callable[[Account], AnyProvider])
 
 ADAPTERS: Final[Mapping[str, Factory]] = {
     Mailgun.name: _factory(MailgunAccount, Mailgun),
+    Twilio.name: _factory(TwilioAccount, Twilio),
+    Sinch.name: _factory(SinchAccount, Sinch),
+    Vonage.name: _factory(VonageAccount, Vonage),
     StandardWebhooks.name: _factory(StandardWebhooksAccount, StandardWebhooks),
     Chat.name: _factory(ChatAccount, Chat),
     Postmark.name: _factory(PostmarkAccount, Postmark),
