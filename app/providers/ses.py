@@ -320,6 +320,7 @@ def _hmac(key: bytes, message: str) -> bytes:
 
 _REGION: Final = re.compile(r"[a-z]{2}(-[a-z]+)+-[0-9]{1,2}")
 _CONFIGURATION_SET: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_PLAIN_ADDRESS: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@([A-Za-z0-9-]{1,63}\.)+[A-Za-z0-9-]{2,63}")
 _NOT_IN_TAGS: Final = re.compile(r"[^A-Za-z0-9_-]")
 
 
@@ -331,9 +332,14 @@ def _ascii_address(address: str, name: str) -> str:
 
 
 def _mailbox(value: str, name: str) -> str:
-    """A header's ``Name <address>``, the name in encoded words (RFC 2047) where it needs them."""
+    """A header's ``Name <address>``, the name in encoded words (RFC 2047) where it needs them.
+
+    Its address is checked as strictly as SES does: it then finds fault with an address of the recipient's only.
+    """
     person, address = named_address(value, name)
-    return formataddr((person, _ascii_address(address, name)))
+    if not _PLAIN_ADDRESS.fullmatch(_ascii_address(address, name)):
+        raise InvalidFields(FieldError(name, "an address such as shop@example.com"))
+    return formataddr((person, address))
 
 
 def _content(message: EmailMessage) -> dict[str, Any]:
@@ -396,11 +402,12 @@ _STATUSES: Final[Mapping[int, OutcomeKind]] = {
     429: OutcomeKind.RATE_LIMITED,
 }
 _PACE: Final = re.compile(r"\brate\b|quota|per second|throttl", re.I)
-#: A fault of the recipient's address, said to be the recipient's: the same words are used of a bad sender.
-_BAD_RECIPIENT: Final = re.compile(
-    r"(recipient|destination|to address).*(invalid|illegal|malformed|missing)", re.I | re.S
+#: SES's words for an address that is none; whose, it does not say (see ``_mailbox``).
+_BAD_ADDRESS: Final = re.compile(
+    r"(illegal|invalid|malformed)\b.{0,40}\baddress|address.{0,40}\b(illegal|invalid|malformed)|"
+    r"missing (final|local)|(domain|local address) (contains|starts|ends)",
+    re.I | re.S,
 )
-_BAD_RECIPIENT_TOO: Final = re.compile(r"(invalid|illegal|malformed).*(recipient|destination|to address)", re.I | re.S)
 
 
 def _error_type(response: ProviderResponse, payload: Any) -> str:
@@ -419,7 +426,7 @@ def _refusal(status: int, error: str, words: str) -> OutcomeKind:
         return OutcomeKind.RATE_LIMITED if _PACE.search(words) else OutcomeKind.UNAUTHORIZED
     if error == "MessageRejected" and "not verified" in words:
         return OutcomeKind.UNAUTHORIZED  # the sender, or while the account is in SES's sandbox the recipient too
-    if error == "BadRequestException" and (_BAD_RECIPIENT.search(words) or _BAD_RECIPIENT_TOO.search(words)):
+    if error == "BadRequestException" and _BAD_ADDRESS.search(words):
         return OutcomeKind.RECIPIENT_INVALID
     if error in _ERRORS:
         return _ERRORS[error]
