@@ -48,7 +48,7 @@ async def take_webhook(provider: FromPath[str], request: Request[Any, Any, Any],
 
 
 def _external_url(api: ApiState, provider: str, request: Request[Any, Any, Any]) -> str:
-    """The address the provider called, from our configuration: behind a proxy ``Host`` may be anything, and anyone's."""
+    """The address the provider called, from our configuration: behind a proxy ``Host`` may be anything."""
     base = api.settings.webhook_url(provider) or str(request.base_url).rstrip("/") + request.url.path
     query = request.scope["query_string"].decode("latin-1")
     return f"{base}?{query}" if query else base

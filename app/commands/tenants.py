@@ -33,7 +33,7 @@ def create(name: str, sender: str, reply_to: str | None, promotional_sender: str
     """Create a tenant: a producer's isolated space."""
     if promotional_sender is not None and _domain(promotional_sender) == _domain(sender):
         raise Refused(
-            "promotional-sender is on the same domain as sender: what campaigns do to its reputation would touch receipts"
+            "promotional-sender is on the domain of sender: what campaigns do to its reputation would touch receipts"
         )
     created = run(_create(dsn_of(load_settings()), name, sender, reply_to, promotional_sender))
     if as_json:

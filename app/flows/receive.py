@@ -38,7 +38,7 @@ class ReceiveResult:
 
 
 class Receiver:
-    """Takes in webhooks. A key that had to be fetched is kept by its address, under which a certificate never changes."""
+    """Takes in webhooks. A key that had to be fetched is kept by its address: what is there never changes."""
 
     def __init__(self, db: Database, providers: ProviderSet, *, evidence_window_seconds: float) -> None:
         self._db = db

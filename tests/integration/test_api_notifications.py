@@ -166,7 +166,7 @@ async def test_what_cannot_be_sent_is_refused_by_name(shop, before, changes, fie
 
 async def test_a_channel_without_content_is_named(shop, dsn, tmp_path):
     async with running_shop(
-        dsn, tmp_path, providers={"mail": MAIL}, routes={"email": ("mail",), "push": ("mail",)}
+        dsn, tmp_path, providers={"mail": MAIL}, routes={"email": ("mail",), "push.ios": ("mail",)}
     ) as other:
         errors = wrong_fields(await other.send(channels=["email", "push"]))
         assert errors == {"channels": "template 'order_confirmation' version 1 has no content for push"}

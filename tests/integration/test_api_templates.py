@@ -251,3 +251,75 @@ async def test_each_act_needs_its_scope(rest):
     assert (await sender.post(f"{URL}/welcome/versions/1/preview")).status_code == 403
     items = (await reader.get(URL)).json()["items"]
     assert [(item["version"], item["status"]) for item in items] == [(1, "draft")]
+
+
+EVERYWHERE = {
+    "template_id": "shipped",
+    "subject": "Order {{ order_id }} is on its way",
+    "text": "Track it: {{ url }}",
+    "channels": {
+        "sms": {"text": "Order {{ order_id }} is on its way"},
+        "push": {
+            "subject": "On its way",
+            "text": "Order {{ order_id }}",
+            "extras": {"url": "{{ url }}", "badge": "1", "data.order": "{{ order_id }}"},
+        },
+        "in_app": {"subject": "On its way", "text": "Order {{ order_id }}"},
+    },
+    "variables": {"order_id": {"example": "A-1"}, "url": {"example": "https://example.com/t/1"}},
+}
+
+
+async def test_one_version_has_words_for_every_channel(rest):
+    _, client = await rest.tenant()
+    created = (await client.post(URL, json=EVERYWHERE)).json()
+    assert (created["version"], created["channel"], created["channels"]) == (
+        1,
+        "email",
+        ["email", "in_app", "push", "sms"],
+    )
+    assert [content["channel"] for content in created["contents"]] == created["channels"]
+    assert created["contents"][2]["extras"] == EVERYWHERE["channels"]["push"]["extras"]
+    again = (await client.post(URL, json=EVERYWHERE)).json()
+    assert (again["version"], again["unchanged"]) == (1, True)
+    await client.post(f"{URL}/shipped/versions/1/publish")
+    statuses = await rest.rows("SELECT channel, status FROM store.templates ORDER BY 1")
+    assert statuses == [(channel, "published") for channel in created["channels"]]
+    [listed] = (await client.get(URL)).json()["items"]
+    assert listed["channels"] == created["channels"]
+
+
+async def test_a_preview_shows_each_channel_as_it_would_be_sent(rest):
+    _, client = await rest.tenant()
+    await client.post(URL, json=EVERYWHERE)
+    shown = (await client.post(f"{URL}/shipped/versions/1/preview")).json()
+    by_channel = {content["channel"]: content for content in shown["contents"]}
+    assert by_channel["sms"]["text"] == "Order A-1 is on its way"
+    assert (by_channel["sms"]["encoding"], by_channel["sms"]["segments"]) == ("gsm7", 1)
+    assert by_channel["push"]["extras"] == {"url": "https://example.com/t/1", "badge": "1", "data.order": "A-1"}
+    assert by_channel["push"]["content_hash"] != by_channel["in_app"]["content_hash"]
+    assert shown["subject"] == "Order A-1 is on its way"
+
+
+async def test_a_version_needs_no_email(rest):
+    _, client = await rest.tenant()
+    body = {"template_id": "code", "channels": {"sms": {"text": "Your code: {{ code }}"}}, "variables": ["code"]}
+    created = (await client.post(URL, json=body)).json()
+    assert (created["channel"], created["channels"], created["text"]) == ("sms", ["sms"], "Your code: {{ code }}")
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"channels": {"email": {"subject": "x", "text": "y"}}}, "channels.email"),
+        ({"channels": {"sms": {"text": "{{ undeclared }}"}}}, "variables.undeclared"),
+        ({"channels": {"sms": {"text": "{% broken"}}}, "channels.sms.text"),
+        ({"channels": {"sms": {"text": "x", "subject": "y"}}}, "channels.sms.subject"),
+        ({"channels": {"push": {"text": "x", "extras": {"data.from": "y"}}}}, "channels.push.extras.data.from.[key]"),
+        ({"channels": {"push": {"text": "x", "extras": {"url": "{{ 1/"}}}}, "channels.push.extras.url"),
+        ({"channels": {"fax": {"text": "x"}}}, "channels.fax"),
+    ],
+)
+async def test_what_is_wrong_on_one_channel_is_named_with_it(rest, change, field):
+    _, client = await rest.tenant()
+    assert list(wrong_fields(await client.post(URL, json={**EVERYWHERE, **change}))) == [field]

@@ -16,10 +16,18 @@ from psycopg.rows import dict_row
 from app.db import Database
 from app.domain.lifecycle import Standing, join_all
 from app.domain.models import BounceClass, DeliveryState, Evidence, EvidenceKind
-from app.flows.apply import apply
+from app.flows.apply import CONSENTS, apply
 from app.settings import Settings
 from app.store import inbound
-from tests.factories import PROVIDER, make_attempt, make_category, make_delivery, make_recipient, make_tenant
+from tests.factories import (
+    PROVIDER,
+    make_attempt,
+    make_category,
+    make_delivery,
+    make_recipient,
+    make_suppression,
+    make_tenant,
+)
 
 K, B = EvidenceKind, BounceClass
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -88,7 +96,7 @@ def invented_facts(chance: random.Random, delivery: Any) -> list[Evidence]:
     return [
         about(
             delivery,
-            chance.choice(list(K)),
+            chance.choice([kind for kind in K if kind not in CONSENTS]),
             occurred_at=NOW - timedelta(minutes=chance.randrange(30)),
             bounce_class=chance.choice([None, *B]),
         )
@@ -317,3 +325,83 @@ async def test_soft_bounces_of_one_batch_are_counted_each(db: Database, seed: ps
     await tell(db, *(soft_bounce(d, at=NOW - timedelta(days=2 * n)) for n, d in enumerate(deliveries)))
     await apply_all(db, Settings(bounces={"soft_bounces_max": 3, "soft_bounce_days_min": 2}))
     assert await suppressions(db) == [("ann@example.com", "soft_bounces", "all")]
+
+
+# -- STOP and START ------------------------------------------------------------------------------------------
+
+PHONE = "+14155550101"
+
+
+def said(kind: EvidenceKind, key: str, *, at: datetime = NOW, address: str = PHONE) -> Evidence:
+    return Evidence(kind, key, at, address=address, data={"keyword": "STOP" if kind == K.OPTED_OUT else "START"})
+
+
+async def opted_out(db: Database) -> list[int]:
+    found = await rows(
+        db,
+        "SELECT tenant_id FROM store.suppressions WHERE channel = 'sms' AND address = %s AND reason = 'opted_out' "
+        "AND lifted_at IS NULL ORDER BY 1",
+        PHONE,
+    )
+    return [row["tenant_id"] for row in found]
+
+
+async def test_stop_binds_every_tenant_that_shares_the_number_and_start_frees_them(db, seed):
+    tenants = sorted([(await make_tenant(seed)).id, (await make_tenant(seed)).id])
+    await tell(db, said(K.OPTED_OUT, "SM1"), provider="twilio")
+    await apply_all(db)
+    assert await opted_out(db) == tenants
+    await tell(db, said(K.OPTED_OUT, "SM1"), provider="twilio")  # told again: the same fact
+    await tell(db, said(K.OPTED_IN, "SM2", at=NOW + timedelta(minutes=1)), provider="twilio")
+    await apply_all(db)
+    assert await opted_out(db) == []
+    record = await rows(db, "SELECT action, provider, event_key, address FROM store.consents ORDER BY occurred_at")
+    assert [tuple(row.values()) for row in record] == [
+        ("opt_out", "twilio", "SM1", PHONE),
+        ("opt_in", "twilio", "SM2", PHONE),
+    ]
+
+
+async def test_what_was_said_last_holds_in_one_batch_too(db, seed):
+    tenant = await make_tenant(seed)
+    later = NOW + timedelta(minutes=1)
+    await tell(db, said(K.OPTED_OUT, "SM2", at=later), said(K.OPTED_IN, "SM1"), provider="twilio")
+    await apply_all(db)
+    assert await opted_out(db) == [tenant.id]
+
+
+async def test_start_lifts_no_block_but_the_owners_own(db, seed):
+    tenant = await make_tenant(seed)
+    await make_suppression(seed, tenant_id=tenant.id, channel="sms", address=PHONE)
+    await tell(db, said(K.OPTED_IN, "SM1"), provider="twilio")
+    await apply_all(db)
+    assert await suppressions(db) == [(PHONE, "manual", "all")]
+
+
+async def test_a_tenant_that_comes_later_is_bound_as_well(db, seed):
+    await make_tenant(seed)
+    await tell(db, said(K.OPTED_OUT, "SM1"), provider="twilio")
+    await apply_all(db)
+    newcomer = await make_tenant(seed)
+    assert newcomer.id in await opted_out(db)
+
+
+async def test_an_answer_that_is_no_keyword_waits_for_no_delivery(db, seed):
+    await tell(db, Evidence(K.OTHER, "SM9", NOW, address=PHONE, data={"inbound": True}), provider="twilio")
+    await apply_all(db)
+    [row] = await rows(db, "SELECT state, reason FROM store.inbound_events")
+    assert (row["state"], row["reason"]) == ("applied", None)
+
+
+async def test_a_device_may_speak_of_any_providers_attempt_and_a_stranger_may_not(db, seed):
+    delivery = await make_delivery(seed, state="sent")
+    await tell(db, about(delivery, K.DELIVERED), provider="sendgrid")
+    await apply_all(db)
+    assert (await delivery_row(db, delivery.id))["state"] == "sent"
+    async with db.transaction() as conn:
+        await inbound.store_events(
+            conn, provider="device", source="device", evidence=[about(delivery, K.DELIVERED)], raw=b""
+        )
+    await apply_all(db)
+    row = await delivery_row(db, delivery.id)
+    assert (row["state"], row["reason"]) == ("delivered", "confirmed")

@@ -18,6 +18,7 @@ from app.db import Database
 from app.domain.models import Evidence, EvidenceKind, NotificationClass, Outcome, OutcomeKind
 from app.flows.apply import apply
 from app.flows.dispatch import Dispatcher, Finished, Lane, _recorded
+from app.providers.access import AccessTokens
 from app.providers.accounts import ProviderSet
 from app.providers.transport import Transport
 from app.rendering.pool import RenderPool
@@ -400,6 +401,7 @@ def make_dispatcher(db: Database, settings: Settings, transport: Transport, rend
         db=db,
         providers=ProviderSet(settings.providers),
         transport=transport,
+        access=AccessTokens(transport),
         renderer=renderer,
         settings=settings,
         worker_id=uuid4(),

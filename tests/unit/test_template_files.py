@@ -132,3 +132,31 @@ async def test_every_example_template_declares_what_it_reads_and_renders():
                 assert "&" not in rendered.text
     finally:
         await pool.stop()
+
+
+def test_every_channel_has_its_file_and_screens_their_table(tmp_path):
+    manifest = (
+        'subject = "x"\n[push]\nsubject = "On its way"\n'
+        'url = "https://example.com/{{ id }}"\n[push.data]\norder = "1"\n'
+    )
+    write(tmp_path / "a", template_toml=manifest, body_txt="x", sms_txt="short\n", push_txt="tap")
+    [template] = load_templates(tmp_path)
+    assert template.channels == {
+        "sms": {"text": "short"},
+        "push": {
+            "text": "tap",
+            "subject": "On its way",
+            "extras": {"url": "https://example.com/{{ id }}", "data.order": "1"},
+        },
+    }
+
+
+def test_a_template_without_an_email_needs_no_subject(tmp_path):
+    write(tmp_path / "code", template_toml='description = "2FA"', sms_txt="{{ code }}")
+    [template] = load_templates(tmp_path)
+    assert (template.subject, template.html, template.text) == (None, None, None)
+
+
+def test_a_table_without_words_is_named(tmp_path):
+    write(tmp_path / "a", template_toml=MANIFEST + '[push]\nsubject = "x"\n', body_txt="x")
+    assert problems(tmp_path) == [(f"{tmp_path / 'a' / 'template.toml'}: push", "has no text; add push.txt beside it")]

@@ -107,7 +107,7 @@ CREATE TABLE store.devices (
     tenant_id   int NOT NULL REFERENCES store.tenants ON DELETE CASCADE,
     recipient_id text NOT NULL,
     platform    text NOT NULL CHECK (platform IN ('ios', 'android', 'web')),
-    token       text NOT NULL CHECK (token ~ '^[!-~]{1,2048}$'),
+    token       text NOT NULL CHECK (token ~ '^[!-~]+$' AND length(token) <= 2048),
     environment text NOT NULL DEFAULT 'production' CHECK (environment IN ('production', 'sandbox')),
     p256dh      text,
     auth        text,
