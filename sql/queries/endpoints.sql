@@ -93,7 +93,8 @@ VALUES (%(tenant_id)s, %(type)s, %(data)s::jsonb)
 RETURNING id;
 
 -- name: deliveries
--- Newest first. A bound on the id leaves older days alone.
+-- The newest events first: an id begins with the time its notification was accepted, also a replay's. A bound on it leaves
+-- older days alone.
 SELECT d.id AS delivery_id, coalesce(d.replay_of, d.id) AS event_id, d.notification_id, d.category AS event_type, d.state,
        d.reason, d.due_at, d.created_at, d.delivered_at, d.ended_at, coalesce(a.attempts, '[]') AS attempts
 FROM store.deliveries d

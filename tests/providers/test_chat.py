@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +13,14 @@ from hypothesis import strategies as st
 
 from app.domain.models import Channel, OutcomeKind
 from app.errors import ConfigurationError, InvalidFields
+from app.providers import chat
 from app.providers.base import ProviderRequest, ProviderResponse
 from app.providers.chat import BODIES, Chat, ChatAccount
 from app.providers.registry import make_provider
 from tests.messages import CONTEXT, NOW, endpoint_message
 
 CHAT = Chat(ChatAccount())
+GUIDE = Path(__file__).parents[2] / "docs" / "adding-a-provider.md"
 URLS = {
     "slack": "https://hooks.slack.com/services/T000/B000/XXXX",
     "discord": "https://discord.com/api/v10/webhooks/1/token",
@@ -170,11 +173,11 @@ def test_loopback_is_left_to_the_transport(format, url):
 
 
 def test_hosts_are_the_accounts_to_say():
-    chat = make_provider("chat", {"adapter": "chat", "slack_hosts": ["hooks.slack-gov.com"]})
-    assert isinstance(chat, Chat)
-    chat.check_url("https://hooks.slack-gov.com/services/T/B/X", "slack")
+    provider = make_provider("chat", {"adapter": "chat", "slack_hosts": ["hooks.slack-gov.com"]})
+    assert isinstance(provider, Chat)
+    provider.check_url("https://hooks.slack-gov.com/services/T/B/X", "slack")
     with pytest.raises(ValueError, match="must be at hooks.slack-gov.com"):
-        chat.check_url(URLS["slack"], "slack")
+        provider.check_url(URLS["slack"], "slack")
     with pytest.raises(ConfigurationError, match=r"providers\.chat\.slack_host"):
         make_provider("chat", {"adapter": "chat", "slack_host": "hooks.slack.com"})
 
@@ -270,3 +273,10 @@ def test_any_answer_is_understood(status, raw, headers):
     assert outcome.kind is not OutcomeKind.ACCEPTED or 200 <= status < 300
     assert outcome.kind is not OutcomeKind.TRANSIENT or status == 429 or 200 <= status < 300
     assert outcome.retry_after_seconds is None or outcome.retry_after_seconds >= 0
+
+
+def test_the_guide_to_adapters_shows_this_one_as_it_is():
+    code = Path(chat.__file__).read_text()
+    shown = re.findall(r"^```python\n(.*?)```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(shown) > 3
+    assert [block for block in shown if block not in code] == []
