@@ -122,9 +122,8 @@ class Door:
         """
         scripts = [self.script_for(protocol, draft.message.recipient) for draft in drafts]
         for draft, script in zip(drafts, scripts, strict=True):
-            if script.refusal and self._refuses(protocol, draft.message, script):
-                note = f"refused by {script.name}"
-                return Verdict(Do.REFUSE, False, draft.message.about, note, script.refusal.reason)
+            if refusal := self.refusal(protocol, draft.message.about, script):
+                return refusal
         about = drafts[0].message.about
         answer = next((script.answer for script in scripts if script.answer is not Answer.ACCEPT), Answer.ACCEPT)
         if answer is Answer.HANG:
@@ -137,15 +136,17 @@ class Door:
 
     def script_for(self, protocol: Protocol, recipient: str) -> Script:
         """What a recipient's own script or the suppression list it is on makes of a send."""
-        script = protocol.scripts.script_for(recipient, protocol.name)
+        script = protocol.script_for(recipient)
         listed = self._world.account(protocol.name).list_of(recipient)
         return script if script.refusal or listed is None else protocol.on_list.get(listed, script)
 
-    def _refuses(self, protocol: Protocol, message: Message, script: Script) -> bool:
-        if script.refusal is None or script.refusal.times is None:
-            return True
-        key = (protocol.name, message.recipient)
-        if self._refused[key] >= script.refusal.times:
-            return False
-        self._refused[key] += 1
-        return True
+    def refusal(self, protocol: Protocol, about: About, script: Script) -> Verdict | None:
+        """Turn a recipient away if its script does so this time; counts the times."""
+        if script.refusal is None:
+            return None
+        if script.refusal.times is not None:
+            key = (protocol.name, about.recipient or "")
+            if self._refused[key] >= script.refusal.times:
+                return None
+            self._refused[key] += 1
+        return Verdict(Do.REFUSE, False, about, f"refused by {script.name}", script.refusal.reason)

@@ -83,7 +83,7 @@ class Carrier:
     def _advance(self, progress: Progress) -> None:
         """Play the steps that are due at once, then wait for the next."""
         protocol = self._protocols.get(progress.message.provider)
-        script = protocol.scripts.script_named(progress.message.script) if protocol else None
+        script = protocol.script_named(progress.message.script) if protocol else None
         while protocol and script and progress.steps_done < len(script.steps):
             step = script.steps[progress.steps_done]
             if step.after:
@@ -168,6 +168,8 @@ class Carrier:
         lies = []
         for forgery in protocol.forgeries:
             event = self._event(protocol, message, _FORGED_STEP, attempt_no=1, posts=Posts.NEVER)
+            if bytes(event.payload) == b"null":
+                continue
             lie = self._posting(event, message.about)
             lie.forgery = forgery
             lie.replays = genuine if forgery is Forgery.REPLAYED else None

@@ -52,6 +52,10 @@ class HttpProtocol(Protocol):
         """The answer to a call without the right credentials; None when they are right."""
         raise NotImplementedError
 
+    async def check(self, request: AnyRequest) -> ASGIResponse | None:
+        """``authorise`` for vendors whose credentials cover the body of the request."""
+        return self.authorise(request)
+
     def refused(self, reason: str, message: Message | None = None) -> ASGIResponse:
         """The vendor's answer to a refusal or a fault; ``message`` is absent for a fault of the whole provider."""
         raise NotImplementedError
@@ -71,7 +75,7 @@ class HttpProtocol(Protocol):
         request.scope["state"].update(call=call, protocol=self)
         if verdict := door.turned_away(call):
             return tell(request, verdict)
-        refusal = self.authorise(request)
+        refusal = await self.check(request)
         return answer(request, refusal) if refusal else None
 
 
@@ -86,6 +90,11 @@ def as_json(payload: object, status: int = 200, headers: Mapping[str, str] | Non
 
 def as_text(text: str, status: int = 200, media_type: str = "text/plain") -> ASGIResponse:
     return ASGIResponse(body=text.encode(), status_code=status, media_type=media_type)
+
+
+def captive_page() -> ASGIResponse:
+    """What a hotel's network answers in a provider's place: success, of nothing that was asked for."""
+    return as_text("<!doctype html><title>Welcome</title><h1>Sign in to the network</h1>", media_type="text/html")
 
 
 def answer(request: AnyRequest, response: ASGIResponse, *, about: About = NOTHING, note: str | None = None) -> ASGIApp:

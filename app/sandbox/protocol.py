@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from app.sandbox.ledger import About
 from app.sandbox.scripting import Book, Script, Step
@@ -28,6 +28,11 @@ class Forgery(StrEnum):
     REPLAYED = "replayed"  # under the signature of a genuine post
     BAD_SIGNATURE = "bad_signature"
     STALE = "stale"  # signed correctly, two days ago
+    FOREIGN = "foreign"  # signed correctly, for somebody else's account
+
+
+#: Older than any retry a vendor could make, so no receiver should believe it.
+STALE_SECONDS: Final = 2 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,8 @@ class Protocol:
     name: the provider's, on the ledger and at the end of its webhook URL. channel: email, sms, push, endpoint.
     settings_type: a frozen dataclass of ``config.setting`` fields. option_prefix: put before their names on the
     command line; the provider's name and a hyphen when None.
-    scripts: its book. on_list: what a send to a recipient on a suppression list comes to, by the list's name.
+    scripts: its book. instead: scripts of the book that this vendor can only play in its own way, by their name.
+    on_list: what a send to a recipient on a suppression list comes to, by the list's name.
     forgeries: the lies that a receiver of its webhooks must catch.
     retry_seconds: waits between the tries of one webhook. never_retried: events that get one try.
     webhook_timeout_seconds: how long a receiver may take. batch_seconds: events are gathered for so long (scaled) and
@@ -92,6 +98,7 @@ class Protocol:
     settings_type: ClassVar[type]
     option_prefix: ClassVar[str | None] = None
     scripts: ClassVar[Book]
+    instead: ClassVar[Mapping[str, Script]] = {}
     on_list: ClassVar[Mapping[str, Script]] = {}
     forgeries: ClassVar[Sequence[Forgery]] = ()
     retry_seconds: ClassVar[Sequence[float]] = ()
@@ -112,6 +119,16 @@ class Protocol:
 
     async def stop(self) -> None:
         """Close what ``start`` opened."""
+
+    def script_for(self, recipient: str) -> Script:
+        """The script a recipient asks for, as this vendor plays it."""
+        script = self.scripts.script_for(recipient, self.name)
+        return self.instead.get(script.name, script)
+
+    def script_named(self, name: str) -> Script:
+        """A script by the name the ledger remembers."""
+        own = (script for script in (*self.instead.values(), *self.on_list.values()) if script.name == name)
+        return next(own, self.scripts.script_named(name))
 
     # Events and their webhooks ---------------------------------------------------------------------------------------
 
@@ -134,6 +151,10 @@ class Protocol:
     def is_settled(self, status: int | None) -> bool:
         """Whether the vendor takes this answer for an end of the matter; None is no answer."""
         return status is not None and 200 <= status < 300
+
+    def waits(self, posting: Posting) -> Sequence[float]:
+        """Seconds between the tries of this webhook, at speed 1; none when it gets one try."""
+        return () if posting.event in self.never_retried else self.retry_seconds
 
     def may_post(self, posting: Posting) -> bool:
         """False keeps a post waiting until ``WebhookSender.resume`` is called, as before a confirmed subscription."""

@@ -7,6 +7,12 @@ from types import MappingProxyType
 from typing import Final
 
 from app.sandbox.mailgun.protocol import Mailgun
+from app.sandbox.postmark.protocol import Postmark
 from app.sandbox.protocol import Protocol
+from app.sandbox.sendgrid.protocol import SendGrid
+from app.sandbox.ses.protocol import Ses
+from app.sandbox.smtp.protocol import Smtp
 
-PROTOCOLS: Final[Mapping[str, type[Protocol]]] = MappingProxyType({kind.name: kind for kind in (Mailgun,)})
+PROTOCOLS: Final[Mapping[str, type[Protocol]]] = MappingProxyType(
+    {kind.name: kind for kind in (Mailgun, Ses, SendGrid, Postmark, Smtp)}
+)

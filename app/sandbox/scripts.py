@@ -12,6 +12,10 @@ from typing import Final
 
 from app.sandbox.scripting import Answer, Book, Failure, Posts, Reason, Refusal, Script, Step
 
+#: Scripts that only SMTP can play, or all but SMTP.
+SMTP: Final = frozenset({"smtp"})
+VENDORS: Final = frozenset({"mailgun", "ses", "sendgrid", "postmark"})
+
 ACCEPTED: Final = Step("accepted")
 DELIVERED: Final = Step("delivered", after=1)
 ON_ITS_WAY: Final = (ACCEPTED, DELIVERED)
@@ -45,6 +49,9 @@ _GREYLISTED: Final = Step(
     "failed",
     after=1,
     failure=Failure("temporary", "greylisted", 451, "4.7.1", "4.7.1 Greylisted, please try again later", "soft"),
+)
+_NOT_RENDERED: Final = Failure(
+    "permanent", "rendering", 0, "", "Attribute 'name' is not present in the rendering data."
 )
 _BLOCKED: Final = Step(
     "failed",
@@ -91,7 +98,7 @@ _OUTCOMES: Final = (
     ),
     Script(
         "blocked",
-        "Permanent failure because of the sender's reputation, espblock 5.7.1.",
+        "Permanent failure because of the sender's reputation, 550 5.7.1.",
         steps=(ACCEPTED, _BLOCKED),
     ),
     Script("async-bounce", "Delivered, then a hard bounce that came late.", steps=(*ON_ITS_WAY, _LATE_BOUNCE)),
@@ -113,13 +120,20 @@ _OUTCOMES: Final = (
     ),
     Script(
         "suppressed",
-        "Accepted with 200, then dropped as previously bounced (605, suppress-bounce).",
+        "Accepted, then dropped as previously bounced; Postmark refuses it as inactive.",
         steps=DROPPED["bounces"].steps,
+        at=VENDORS,
     ),
     Script(
         "rejected",
-        "Accepted with 200, then rejected. Only the Events API says so: no webhook is sent.",
+        "Accepted, then rejected because of its content; Mailgun says so in its Events API alone.",
         steps=(Step("rejected"),),
+    ),
+    Script(
+        "rendering-failure",
+        "Accepted, then the vendor cannot fill in its template (SES, Postmark).",
+        steps=(ACCEPTED, Step("failed", after=1, failure=_NOT_RENDERED)),
+        at=frozenset({"ses", "postmark"}),
     ),
 )
 
@@ -139,14 +153,14 @@ _ANSWERS: Final = (
     ),
     Script(
         "error-after-accept",
-        "Accepted and delivered, but answered 500.",
+        "Accepted and delivered, but answered 500; SMTP, which has no such answer, cuts the connection.",
         answer=Answer.ACCEPT_THEN_ERROR,
         steps=ON_ITS_WAY,
     ),
     Script("hang", "Never accepted, never answered.", answer=Answer.HANG),
     Script(
         "timeout-and-webhooks-lost",
-        "Accepted and delivered, no answer and no webhook: only the Events API can tell.",
+        "Accepted and delivered, no answer and no webhook: only asking the provider can tell.",
         answer=Answer.ACCEPT_THEN_HANG,
         steps=ON_ITS_WAY,
         posts=Posts.NEVER,
@@ -166,51 +180,96 @@ _WEBHOOKS: Final = (
     ),
     Script(
         "forged-webhook",
-        "Bounces, while forged webhooks claim it was delivered: one with a replayed token, one with a bad "
-        "signature, one signed correctly but two days old.",
+        "Bounces, while forged webhooks claim it was delivered: one of each kind that a receiver must catch.",
         steps=(ACCEPTED, _HARD_BOUNCE),
         posts=Posts.WITH_FORGERIES,
+    ),
+)
+
+_AT_THE_DOOR: Final = (
+    Script(
+        "greylisted",
+        "451 4.7.1 at RCPT for the first two calls, then delivered.",
+        steps=ON_ITS_WAY,
+        refusal=Refusal("greylisted", times=2),
+        at=SMTP,
+    ),
+    Script(
+        "mailbox-full",
+        "452 4.2.2 at RCPT, every time.",
+        refusal=Refusal("mailbox_full"),
+        at=SMTP,
+    ),
+    Script(
+        "unknown-user",
+        "550 5.1.1 at RCPT, every time.",
+        refusal=Refusal(Reason.INVALID_RECIPIENT),
+        at=SMTP,
+    ),
+    Script(
+        "silent-at-rcpt",
+        "No answer to RCPT: nothing was sent.",
+        refusal=Refusal("silent_at_rcpt"),
+        at=SMTP,
+    ),
+    Script(
+        "closed-at-data",
+        "The connection is closed at DATA, before the message: nothing was sent.",
+        refusal=Refusal("closed_at_data"),
+        at=SMTP,
+    ),
+    Script(
+        "policy",
+        "554 5.7.1 after the message, for reasons of policy, every time.",
+        refusal=Refusal("policy"),
+        at=SMTP,
+    ),
+    Script(
+        "vacation",
+        "Delivered, and an automatic reply comes back, which is no bounce.",
+        steps=(*ON_ITS_WAY, Step("auto-replied", after=2)),
+        at=SMTP,
     ),
 )
 
 _REFUSALS: Final = (
     Script(
         "rate-limited",
-        "429 for the first two calls, then delivered.",
+        "Refused as too fast for the first two calls, then delivered.",
         steps=ON_ITS_WAY,
         refusal=Refusal(Reason.RATE_LIMITED, times=2),
     ),
     Script(
         "outage",
-        "503 without accepting for the first two calls, then delivered.",
+        "Out of service for the first two calls, without accepting; then delivered.",
         steps=ON_ITS_WAY,
         refusal=Refusal(Reason.UNAVAILABLE, times=2),
     ),
     Script(
         "unauthorized",
-        "401 for the first two calls, then delivered.",
+        "Refused for its credentials for the first two calls, then delivered.",
         steps=ON_ITS_WAY,
         refusal=Refusal(Reason.UNAUTHORIZED, times=2),
     ),
     Script(
         "domain-disabled",
-        "400, domain not allowed to send, for the first two calls, then delivered.",
+        "Refused because of the sender for the first two calls, then delivered.",
         steps=ON_ITS_WAY,
         refusal=Refusal(Reason.SENDER_REFUSED, times=2),
     ),
     Script(
         "invalid-address",
-        "400, not a valid address, every time.",
+        "Refused as not a valid address, every time.",
         refusal=Refusal(Reason.INVALID_RECIPIENT),
     ),
     Script(
         "permanent-4xx",
-        "400 because of the content, every time.",
+        "Refused because of the content, every time.",
         refusal=Refusal(Reason.CONTENT_REFUSED),
     ),
     Script(
         "wrong-response",
-        "200 with the words Mailgun Magnificent API: nothing was accepted.",
+        "Success, with a body that no API would give: nothing was accepted.",
         refusal=Refusal(Reason.WRONG_RESPONSE),
     ),
 )
@@ -233,6 +292,7 @@ EMAIL: Final = Book(
             "What the caller is told": _ANSWERS,
             "How the webhooks travel": _WEBHOOKS,
             "What is refused": _REFUSALS,
+            "At the door of the mail server, for SMTP": _AT_THE_DOOR,
         }
     ),
     unlisted=tuple(DROPPED.values()),

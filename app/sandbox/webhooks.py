@@ -123,11 +123,10 @@ class WebhookSender:
 
     def _wait_before_retry(self, protocol: Protocol, posting: Posting, status: int | None) -> float | None:
         """Seconds until the next try, or None when there is none."""
-        if protocol.is_settled(status) or posting.forgery or posting.event in protocol.never_retried:
+        waits = protocol.waits(posting)
+        if protocol.is_settled(status) or posting.forgery or posting.tries >= len(waits):
             return None
-        if posting.tries >= len(protocol.retry_seconds):
-            return None
-        return self._config.scaled(protocol.retry_seconds[posting.tries])
+        return self._config.scaled(waits[posting.tries])
 
     def _record(self, posting: Posting, status: int | None, note: str | None, *, settled: bool) -> None:
         self._ledger.append(

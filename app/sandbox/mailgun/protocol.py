@@ -19,15 +19,12 @@ from app.sandbox.mailgun.payloads import event_payload
 from app.sandbox.mailgun.send import send
 from app.sandbox.mailgun.settings import MailgunSettings
 from app.sandbox.mailgun.suppressions import delete_suppression, get_suppression, list_suppressions
-from app.sandbox.protocol import Forgery, Happening, Outgoing, Posting
+from app.sandbox.protocol import STALE_SECONDS, Forgery, Happening, Outgoing, Posting
 from app.sandbox.scripting import RATE_LIMIT_SECONDS, Reason, Step
 from app.sandbox.scripts import DROPPED, EMAIL
 from app.sandbox.world import Message
 
 MAGNIFICENT: Final = "Mailgun Magnificent API"
-
-#: Older than any retry Mailgun could make (8 hours), so no receiver should believe it.
-STALE_SECONDS: Final = 2 * 86_400
 
 _REFUSALS: Final = {
     Reason.UNAVAILABLE: (503, "Service Unavailable"),
