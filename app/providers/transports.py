@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from app.providers.base import ProviderResponse, TransportKind
 from app.providers.guarded import GuardedTransport
+from app.providers.http2 import Http2Transport
 from app.providers.smtp_transport import SmtpTransport
 from app.providers.transport import Transport
 from app.settings import Endpoints
@@ -30,6 +31,8 @@ def open_transport(
     match kind:
         case "http":
             return Transport(connections_max=connections_max)
+        case "http2":
+            return Http2Transport(connections_max=connections_max)
         case "guarded":
             return GuardedTransport(connections_max=connections_max, endpoints=endpoints)
         case "smtp":
