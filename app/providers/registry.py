@@ -16,6 +16,7 @@ from app.providers.postmark import Postmark, PostmarkAccount
 from app.providers.sendgrid import SendGrid, SendGridAccount
 from app.providers.ses import Ses, SesAccount
 from app.providers.sinch import Sinch, SinchAccount
+from app.providers.smtp import Smtp, SmtpAccount
 from app.providers.standard_webhooks import StandardWebhooks, StandardWebhooksAccount
 from app.providers.twilio import Twilio, TwilioAccount
 from app.providers.vonage import Vonage, VonageAccount
@@ -40,6 +41,7 @@ ADAPTERS: Final[Mapping[str, Factory]] = {
     Postmark.name: _factory(PostmarkAccount, Postmark),
     SendGrid.name: _factory(SendGridAccount, SendGrid),
     Ses.name: _factory(SesAccount, Ses),
+    Smtp.name: _factory(SmtpAccount, Smtp),
 }
 
 
