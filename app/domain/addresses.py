@@ -59,10 +59,11 @@ def sender(value: str) -> str:
 def phone(value: str) -> str:
     """E.164: a plus, the country code, the number. Blanks, brackets, dots, slashes and hyphens may stand between.
 
-    A number of a country without its code is refused: nothing tells us which country. Of the numbering plans only
-    what a country code allows is asked for (it exists, and numbers there are that long), not whether the range is in
-    use: ranges are opened faster than releases of this are installed, and a number kept for fiction or for trying
-    things out (+1 555 555 0123, +44 7700 900123) is to be taken. Whether it reaches anybody is for the provider to say.
+    A number of a country without its code is refused: nothing tells us which country. So is one that nobody can have:
+    it is neither known to the numbering plans nor as long as a mobile's number there is, as when digits are missing.
+    Not every number that the plans do not know is: ranges are opened faster than releases of this are installed, and a
+    number kept for fiction or for trying things out (+1 555 123 4567, +44 7700 900123) is to be taken. Whether it
+    reaches anybody is for the provider to say.
     """
     given = value.strip(" ")
     if not PHONE.fullmatch(given):
@@ -72,15 +73,19 @@ def phone(value: str) -> str:
     except phonenumbers.NumberParseException:
         raise ValueError("must begin with a country code that exists, such as +49") from None
     normal = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
-    match phonenumbers.is_possible_number_with_reason(number):
-        case phonenumbers.ValidationResult.IS_POSSIBLE if len(normal) <= E164_CHARS_MAX:
+    if len(normal) > E164_CHARS_MAX:
+        raise ValueError(f"has too many digits for a phone number of country code +{number.country_code}")
+    if phonenumbers.is_valid_number(number):
+        return normal
+    match phonenumbers.is_possible_number_for_type_with_reason(number, phonenumbers.PhoneNumberType.MOBILE):
+        case phonenumbers.ValidationResult.IS_POSSIBLE:
             return normal
-        case phonenumbers.ValidationResult.IS_POSSIBLE | phonenumbers.ValidationResult.TOO_LONG:
+        case phonenumbers.ValidationResult.TOO_LONG:
             raise ValueError(f"has too many digits for a phone number of country code +{number.country_code}")
-        case phonenumbers.ValidationResult.INVALID_COUNTRY_CODE:
-            raise ValueError("must begin with a country code that exists, such as +49")
-        case _:
+        case phonenumbers.ValidationResult.TOO_SHORT | phonenumbers.ValidationResult.IS_POSSIBLE_LOCAL_ONLY:
             raise ValueError(f"has too few digits for a phone number of country code +{number.country_code}")
+        case _:
+            raise ValueError(f"is no phone number that country code +{number.country_code} has")
 
 
 def endpoint_id(value: str) -> str:

@@ -76,6 +76,7 @@ def test_a_sender_that_passes_is_one_line_and_stays_as_it_is(text):
         ("+49\u00a0151\u2013123\u201145678", "+4915112345678"),
         ("+1 (415) 555-0101", "+14155550101"),
         ("+1.415.555.0101", "+14155550101"),
+        ("+49 30 1234567", "+49301234567"),
         ("+39 06 1234 5678", "+390612345678"),  # in Italy the zero is part of the number
         ("+14155550101", "+14155550101"),  # kept for fiction, as the next three
         ("+15551234567", "+15551234567"),
@@ -104,6 +105,7 @@ def test_a_phone_number_is_brought_to_one_form(given, normal):
         ("+1 415 555 01011", r"too many digits .* \+1"),
         ("+46 70 174 0605 00000", r"too many digits .* \+46"),
         ("+49 " + "1" * 15, r"too many digits .* \+49"),  # its own plan would allow that
+        ("+49 151 1234", r"too few digits .* \+49"),  # a landline's number could be that short, a mobile's cannot
         ("+1 555 0101", r"too few digits .* \+1"),
         ("+1 800 FLOWERS", "with its country code"),
         ("+1 415 555 0101 ext. 5", "with its country code"),
