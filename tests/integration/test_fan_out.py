@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 from collections.abc import AsyncIterator, Iterable
@@ -13,19 +14,28 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+import standardwebhooks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import AsyncConnection, errors, sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
 
 from app.db import Database
 from app.domain.models import NotificationClass
+from app.flows.apply import apply
+from app.flows.dispatch import Dispatcher, Lane
 from app.flows.fan_out import DISABLED, FILTERS, OWNER_MAIL, STATUS_EVENTS, TEST, WHY, fan_out
 from app.flows.intake import intake
+from app.providers.access import AccessTokens
+from app.providers.accounts import ProviderSet
+from app.providers.guarded import GuardedTransport
 from app.rendering.engine import compile_template, render
+from app.rendering.pool import RenderPool
 from app.rendering.types import RenderLimits, TemplateSource
-from app.settings import Settings
+from app.settings import Endpoints, Retry, Settings
 from app.store import endpoints as store
 from app.store.endpoints import EndpointResult
 from tests.factories import make_attempt, make_delivery, make_event, make_tenant
@@ -644,6 +654,137 @@ async def test_nothing_is_replayed_to_a_disabled_endpoint_or_to_another_tenants(
         async with conn.transaction():
             await replay(conn, endpoint.id, since=LONG_AGO)
     assert len(await replay(conn, endpoint.id, since=LONG_AGO, commit=False)) == 1
+
+
+# -- the whole way, to a merchant's server -------------------------------------------------------------------
+
+QUICK = SETTINGS.model_copy(
+    update={"endpoints": Endpoints(allow_loopback=True, ladder=(0.05, 0.05, 0.05)), "retry": Retry(jitter=0)}
+)
+
+
+@contextlib.asynccontextmanager
+async def lane_at_work(db: Database, lane: str, account: str) -> AsyncIterator[None]:
+    """A dispatcher of this lane; stopped, and waited for, at the end."""
+    channel = lane.partition(".")[0]
+    async with GuardedTransport(connections_max=10, endpoints=QUICK.endpoints) as transport:
+        dispatcher = Dispatcher(
+            Lane(lane, channel, NotificationClass.TRANSACTIONAL, account),
+            db=db,
+            providers=ProviderSet(QUICK.providers),
+            transport=transport,
+            access=AccessTokens(transport),
+            renderer=RenderPool(),  # data needs no words, so it is never started
+            settings=QUICK,
+            worker_id=uuid4(),
+            signing_key=b"key",
+        )
+        running = asyncio.create_task(dispatcher.run())
+        try:
+            yield
+        finally:
+            dispatcher.stop()
+            await running
+
+
+async def ended(conn: AsyncConnection, count: int = 1) -> list[dict[str, Any]]:
+    """Waits until so many deliveries to endpoints need nothing more than evidence."""
+    async with asyncio.timeout(30):
+        while True:
+            found = [row for row in await born(conn) if row["state"] not in ("queued", "sending")]
+            if len(found) == count:
+                return found
+            await asyncio.sleep(0.02)
+
+
+def merchant(httpserver: HTTPServer, *statuses: int) -> list[Request]:
+    """A merchant who answers so, one after another and the last for ever; and what came."""
+    seen: list[Request] = []
+
+    def answer(request: Request) -> Response:
+        seen.append(request)
+        return Response(status=statuses[min(len(seen), len(statuses)) - 1])
+
+    httpserver.expect_request("/hooks", method="POST").respond_with_handler(answer)
+    return seen
+
+
+async def test_a_merchant_gets_what_verifies_and_its_answer_is_the_proof(db, seed, httpserver):
+    seen = merchant(httpserver, 204)
+    tenant = await make_tenant(seed)
+    endpoint = await make_endpoint(seed, tenant.id, url=httpserver.url_for("/hooks"))
+    await tell(seed, tenant.id, "delivery.bounced", reason="hard_bounce")
+    await fan_out(db, QUICK, limit=10)
+    async with lane_at_work(db, WEBHOOK, "webhooks"):
+        await ended(seed)
+    await apply(db, QUICK, limit=10)
+    (delivery,) = await born(seed)
+    assert (delivery["state"], delivery["attempt_no"]) == ("delivered", 1)
+    (request,) = seen
+    event = standardwebhooks.Webhook(SECRET).verify(request.data, dict(request.headers))
+    assert (event["type"], event["data"]) == ("delivery.bounced", {"reason": "hard_bounce"})
+    assert request.headers["webhook-id"] == str(delivery["id"])
+    assert (await standing(seed, endpoint)).last_success_at is not None
+
+
+async def test_failures_and_replays_come_under_the_same_id(db, seed, httpserver):
+    seen = merchant(httpserver, 500, 302, 200)
+    tenant = await make_tenant(seed)
+    endpoint = await make_endpoint(seed, tenant.id, url=httpserver.url_for("/hooks"))
+    await tell(seed, tenant.id)
+    await fan_out(db, QUICK, limit=10)
+    async with lane_at_work(db, WEBHOOK, "webhooks"):
+        await ended(seed)
+        await apply(db, QUICK, limit=10)
+        (delivery,) = await born(seed)
+        assert (delivery["state"], delivery["attempt_no"]) == ("delivered", 3)
+        async with db.transaction() as conn:
+            await replay(conn, endpoint.id, delivery_id=delivery["id"])
+        await ended(seed, 2)
+    assert [request.headers["webhook-id"] for request in seen] == [str(delivery["id"])] * 4
+    assert (await standing(seed, endpoint)).failing_since is None
+
+
+async def test_a_merchant_who_answers_410_is_left_alone(db, seed, httpserver):
+    seen = merchant(httpserver, 410)
+    tenant = await make_tenant(seed)
+    endpoint = await make_endpoint(seed, tenant.id, url=httpserver.url_for("/hooks"))
+    await tell(seed, tenant.id)
+    await fan_out(db, QUICK, limit=10)
+    async with lane_at_work(db, WEBHOOK, "webhooks"):
+        (delivery,) = await ended(seed)
+    assert delivery["state"] == "failed"
+    assert (await standing(seed, endpoint)).disabled_reason == "gone"
+    await tell(seed, tenant.id)
+    assert await fan_out(db, QUICK, limit=10) == (2, frozenset())  # its own end, and the event it no longer hears
+    assert len(seen) == 1
+    assert await rows(seed, "SELECT FROM store.suppressions") == []
+
+
+async def test_an_address_that_became_forbidden_is_never_called(db, seed, httpserver):
+    seen = merchant(httpserver, 200)
+    tenant = await make_tenant(seed)
+    await make_endpoint(seed, tenant.id, url="http://169.254.169.254/latest/meta-data")
+    await tell(seed, tenant.id)
+    await fan_out(db, QUICK, limit=10)
+    async with lane_at_work(db, WEBHOOK, "webhooks"):
+        (delivery,) = await ended(seed)
+    assert (delivery["state"], delivery["reason"]) == ("dead", "forbidden_address")
+    assert seen == []
+
+
+async def test_a_room_reads_of_it(db, seed, httpserver):
+    httpserver.expect_request("/slack").respond_with_data("ok")
+    tenant = await make_tenant(seed)
+    await make_endpoint(seed, tenant.id, format="slack", url=httpserver.url_for("/slack"))
+    await tell(seed, tenant.id, "delivery.bounced", reason="hard_bounce", channel="email")
+    await fan_out(db, QUICK, limit=10)
+    async with lane_at_work(db, CHAT, "chat"):
+        await ended(seed)
+    ((request, _),) = httpserver.log
+    text = json.loads(request.data)["text"]
+    assert "delivery.bounced" in text
+    assert "hard_bounce" in text
 
 
 # -- the view ------------------------------------------------------------------------------------------------
