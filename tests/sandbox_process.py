@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import httpx
 
@@ -34,6 +38,64 @@ def wait_until(condition: Callable[[], Any], *, seconds: float = 30, what: str =
             raise TimeoutError(f"{what} did not come true within {seconds} s")
         time.sleep(0.01)
     return value
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A webhook as it came. ``headers`` have lower-case names."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class Hub(ThreadingHTTPServer):
+    """Takes the webhooks of every provider at ``base_url/<provider>``, and keeps them as they came.
+
+    It confirms what SNS asks it to confirm, unless ``confirms`` says otherwise. ``statuses`` are answered first, in
+    turn.
+    """
+
+    daemon_threads: ClassVar[bool] = True
+
+    def __init__(self, *, confirms: bool = True) -> None:
+        self.confirms = confirms
+        self.posts: list[Post] = []
+        self.statuses: list[int] = []
+        super().__init__(("127.0.0.1", 0), _HubHandler)
+        self.base_url = f"http://127.0.0.1:{self.server_port}/hooks"
+        self._thread = threading.Thread(target=self.serve_forever, daemon=True)
+        self._thread.start()
+
+    def of(self, provider: str, *about: str) -> list[Post]:
+        """What one provider posted that has these words in it."""
+        words = [word.encode() for word in about]
+        posts = list(self.posts)
+        return [
+            post for post in posts if post.path == f"/hooks/{provider}" and all(word in post.body for word in words)
+        ]
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+
+class _HubHandler(BaseHTTPRequestHandler):
+    server: Hub
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        if self.server.confirms and headers.get("x-amz-sns-message-type") == "SubscriptionConfirmation":
+            httpx.get(json.loads(body)["SubscribeURL"]).raise_for_status()
+        self.server.posts.append(Post(self.path, headers, body))
+        self.send_response(self.server.statuses.pop(0) if self.server.statuses else 200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 def _option(name: str, value: object) -> str:
@@ -82,6 +144,11 @@ class SandboxProcess:
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def ca_path(self) -> Path:
+        """The bundle to trust for what the sandbox serves over TLS."""
+        return self.ledger_path.with_suffix(".tls") / "ca.pem"
 
     @property
     def output_path(self) -> Path:
