@@ -355,6 +355,7 @@ class AttemptAnswer(BaseModel):
     detail: str | None
     opened_at: datetime
     closed_at: datetime | None
+    facts: dict[str, Any] | None = None
 
 
 class DeliveryAnswer(BaseModel):

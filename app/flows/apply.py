@@ -106,8 +106,8 @@ def _match(
     named: dict[tuple[str, str], tuple[UUID, int]],
     attempts: dict[tuple[UUID, int], str],
 ) -> tuple[list[Fact], list[store.Pending]]:
-    """A fact speaks of an attempt that was made through the very provider that tells of it (I10), or of the one named by
-    the token that its device was given."""
+    """A fact speaks of an attempt that was made through the very provider that tells of it (I10), or of the one that is
+    named by the token its device was given."""
     facts: list[Fact] = []
     unmatched: list[store.Pending] = []
     for pending, evidence in decoded:

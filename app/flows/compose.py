@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
+import msgspec
+
 from app.domain.engagement import instrument
 from app.domain.models import Channel, NotificationClass
 from app.domain.tokens import Subscription, click_url, open_url, receipt_token, sign, unsubscribe_headers
@@ -23,7 +25,7 @@ from app.providers.base import (
     PushMessage,
     SmsMessage,
 )
-from app.rendering.types import Rendered
+from app.rendering.types import Rendered, content_hash
 from app.settings import Settings
 from app.store.dispatch import Claimed
 
@@ -154,6 +156,11 @@ def _push(parts: _Parts) -> PushMessage:
         receipt_token=receipt_token(parts.signing_key, claimed.id, claimed.attempt_no),
         receipt_url=None if public_url is None else f"{public_url.rstrip('/')}/api/v1/receipts",
     )
+
+
+def data_only(variables: Mapping[str, Any]) -> Rendered:
+    """The content of what goes to an endpoint without words: its data, known by their hash."""
+    return Rendered("", None, "", content_hash("", None, msgspec.json.encode(variables, order="sorted").decode()))
 
 
 def _badge(text: str | None) -> int | None:

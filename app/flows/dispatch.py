@@ -20,7 +20,6 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-import msgspec
 import psycopg
 import structlog
 
@@ -31,7 +30,7 @@ from app.domain.backoff import Decision, RetryPolicy, decide
 from app.domain.models import Channel, Evidence, EvidenceKind, NotificationClass, Outcome, OutcomeKind
 from app.errors import InvalidFields, NotDurable, TemplateRenderError, Unavailable
 from app.flows import targets
-from app.flows.compose import InboxContent, Target, compose, compose_inbox
+from app.flows.compose import InboxContent, Target, compose, compose_inbox, data_only
 from app.flows.targets import Settled
 from app.providers.access import AccessTokens
 from app.providers.accounts import ProviderSet
@@ -40,7 +39,7 @@ from app.providers.guarded import Forbidden
 from app.providers.transport import TransportError, classify_transport_error
 from app.providers.transports import AnyTransport
 from app.rendering.pool import RenderPool
-from app.rendering.types import Rendered, RenderJob, TemplateSource, content_hash
+from app.rendering.types import Rendered, RenderJob, TemplateSource
 from app.settings import Settings
 from app.store import dispatch as store
 from app.store import inbound, inbox
@@ -55,8 +54,6 @@ CALL_SECONDS_FIRST = 0.1  # what a call is thought to take until calls have been
 CALL_SECONDS_WEIGHT = 0.05  # of the newest call in the running average: some twenty calls change one's mind
 RENDER_RETRY_SECONDS = 5.0
 DETAIL_CHARS_MAX = 500
-
-_json = msgspec.json.Encoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,8 +279,7 @@ class Dispatcher:
     def _without_template(self, claimed: Claimed) -> Rendered | TemplateRenderError:
         """What goes to an endpoint is data, and needs no words; anything else has lost its template."""
         if claimed.template_version == 0 or claimed.channel == Channel.WEBHOOK:
-            words = _json.encode(claimed.variables).decode()
-            return Rendered("", None, "", content_hash("", None, words))
+            return data_only(claimed.variables)
         return TemplateRenderError(detail=f"template {claimed.template_id} version {claimed.template_version} is gone")
 
     async def _load_templates(self, keys: set[tuple[int, str, int]]) -> None:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from app.db import Connection
 from app.errors import NotFound, TemplateRenderError
+from app.flows.compose import data_only
 from app.rendering.pool import RenderPool
 from app.rendering.types import Rendered, RenderJob, TemplateSource
 from app.store import operate, templates, tenants
@@ -32,17 +33,23 @@ class Reproduction:
 async def reproduce(conn: Connection, renderer: RenderPool, delivery_id: UUID) -> Reproduction:
     """Raises TemplateRenderError when it cannot be rendered, as it could not be then."""
     made_from = await operate.rendered(conn, delivery_id)
-    template = await _template(conn, made_from)
-    source = TemplateSource(f"reproduce/{delivery_id}", template.subject, template.html, template.text)
+    content = await _content(conn, made_from)
+    if content is None:
+        return Reproduction(made_from, data_only(made_from.variables))
+    extras = tuple(content.extras.items())
+    source = TemplateSource(f"reproduce/{delivery_id}", content.subject or "", content.html, content.text, extras)
     (result,) = await renderer.render([RenderJob(source, made_from.variables)])
     if isinstance(result, TemplateRenderError):
         raise result
     return Reproduction(made_from, result)
 
 
-async def _template(conn: Connection, made_from: operate.Rendered) -> templates.Template:
+async def _content(conn: Connection, made_from: operate.Rendered) -> templates.Content | None:
+    """What its template says on its channel; None for what goes to an endpoint as data."""
+    if made_from.template_version == 0:
+        return None
     tenant = await tenants.get_tenant(conn, made_from.tenant)
     template = tenant and await templates.get(conn, tenant.id, made_from.template_id, made_from.template_version)
     if not template:
         raise NotFound(f"template {made_from.template_id} version {made_from.template_version} is gone")
-    return template
+    return next((c for c in template.wording.contents if c.channel == made_from.channel), None)

@@ -90,6 +90,7 @@ class Attempt:
     region: str
     opened_at: datetime
     closed_at: datetime | None
+    facts: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)

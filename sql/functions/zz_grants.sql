@@ -6,6 +6,6 @@ GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA landed TO landed_service;
 GRANT EXECUTE ON FUNCTION landed.send TO landed_producer;
 GRANT EXECUTE ON FUNCTION
     landed.cancel, landed.hold, landed.release, landed.replay, landed.resolve,
-    landed.suppress, landed.unsuppress,
+    landed.suppress, landed.unsuppress, landed.price,
     landed.explain, landed.timeline, landed.rendered
 TO landed_operator;

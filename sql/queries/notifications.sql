@@ -41,7 +41,7 @@ ORDER BY d.id
 
 -- name: attempts
 SELECT a.delivery_id, a.no, a.provider, a.state, a.outcome, a.status_code, a.detail, a.provider_message_id,
-       a.region, a.opened_at, a.closed_at
+       a.region, a.opened_at, a.closed_at, a.facts
 FROM store.attempts a
 WHERE a.shard = store.shard_of(%(id)s)
   AND a.delivery_id = ANY (%(delivery_ids)s)

@@ -14,7 +14,8 @@ SELECT a.delivery_id,
        extract(epoch FROM a.closed_at - a.opened_at)::double precision AS took_seconds,
        a.region,
        a.epoch,
-       a.worker_id
+       a.worker_id,
+       a.facts
 FROM store.attempts a
 LEFT JOIN store.tenants t ON t.id = a.tenant_id;
 
@@ -38,3 +39,4 @@ COMMENT ON COLUMN reporting.attempts.took_seconds IS 'From opened_at to closed_a
 COMMENT ON COLUMN reporting.attempts.region IS 'The region that opened it';
 COMMENT ON COLUMN reporting.attempts.epoch IS 'The epoch it was opened under';
 COMMENT ON COLUMN reporting.attempts.worker_id IS 'The worker that opened it';
+COMMENT ON COLUMN reporting.attempts.facts IS 'What the call was: encoding, units and segments of a text message';

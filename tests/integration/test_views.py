@@ -69,7 +69,7 @@ COLUMNS = """
 
 async def test_every_view_and_every_column_says_what_it_means(conn):
     columns = await fetch(conn, COLUMNS)
-    assert len({c["view"] for c in columns}) == 13
+    assert len({c["view"] for c in columns}) == 14
     assert [(c["view"], c["column"]) for c in columns if not c["comment"] or not c["view_comment"]] == []
 
 
