@@ -60,7 +60,7 @@ def says(cell: str, default: object) -> bool:
     match default:
         case None:
             return cell == ""
-        case dict():
+        case dict() | tuple() | bool():
             return bool(json.loads(cell.strip("`")) == json.loads(json.dumps(default)))
         case float():
             return cell == f"`{default:.10g}`"
