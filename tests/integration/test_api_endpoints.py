@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import socket
 from base64 import b64decode
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,7 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from app.api import endpoints as api
+from app.api.endpoints import ENDPOINTS_MAX
 from app.flows.fan_out import FILTERS, fan_out
 from app.store import endpoints as store
 from app.store.endpoints import EndpointResult
@@ -140,10 +141,15 @@ async def test_a_misspelt_filter_is_told_what_there_is(rest):
 async def test_a_name_that_leads_inside_is_refused_and_one_that_leads_nowhere_yet_is_not(rest, monkeypatch):
     _, client = await rest.tenant()
 
-    async def lookup(host: str, port: int, *_: Any) -> list[str]:
-        raise api.Forbidden("resolves to a private address") if host == "inside.example.com" else OSError
+    def resolver(host: str, *arguments: Any, **options: Any) -> Any:
+        if host == "inside.example.com":
+            return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("10.0.0.5", 443))]
+        if host == "not-yet.example.com":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return real(host, *arguments, **options)
 
-    monkeypatch.setattr(api, "resolve_allowed", lookup)
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
     wrong = wrong_fields(await client.post(URL, json={**ORDERS, "url": "https://inside.example.com/"}))
     assert wrong == {"url": "resolves to a private address"}
     await created(client, url="https://not-yet.example.com/")
@@ -164,11 +170,14 @@ async def test_without_a_route_for_chat_there_are_no_rooms(dsn, tmp_path):
         assert wrong_fields(await client.post(URL, json=SLACK)).keys() == {"format"}
 
 
-async def test_there_is_a_limit(rest, monkeypatch):
-    monkeypatch.setattr(api, "ENDPOINTS_MAX", 2)
-    _, client = await rest.tenant()
-    for _ in range(2):
-        await created(client)
+async def test_there_is_a_limit(rest):
+    tenant, client = await rest.tenant()
+    await rest.conn.execute(
+        "INSERT INTO store.endpoints (tenant_id, name, url, secret)"
+        " SELECT %s, 'e', 'https://1.1.1.1/', 'whsec_x' FROM generate_series(2, %s)",
+        (tenant.id, ENDPOINTS_MAX),
+    )
+    await created(client)
     answer = await client.post(URL, json=ORDERS)
     assert (answer.status_code, answer.json()["type"]) == (409, "/problems/conflict")
 
