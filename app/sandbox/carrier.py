@@ -55,8 +55,7 @@ class Carrier:
         protocol = self._protocols[message.provider]
         event = self._event(protocol, message, step, attempt_no=1, posts=Posts.NORMAL)
         self._ledger.append(Kind.EVENT, about=message.about, data=event)
-        if step.suppresses:
-            self._suppress(message, step.suppresses, step.failure)
+        self._list(message, step)
         if event.posts:
             self._sender.post(self._posting(event, message.about))
 
@@ -103,8 +102,7 @@ class Carrier:
         is_last, is_first_posted = progress.steps_done + 1 == len(script.steps), progress.posted == 0
         event = self._event(protocol, message, step, attempt_no=max(1, progress.steps_done), posts=script.posts)
         self._ledger.append(Kind.EVENT, about=message.about, data=event)
-        if step.suppresses:
-            self._suppress(message, step.suppresses, step.failure)
+        self._list(message, step)
         self._post(protocol, script.posts, message, event, is_last=is_last, is_first=is_first_posted)
 
     def _event(self, protocol: Protocol, message: Message, step: Step, *, attempt_no: int, posts: Posts) -> EventData:
@@ -175,6 +173,16 @@ class Carrier:
             lie.replays = genuine if forgery is Forgery.REPLAYED else None
             lies.append(lie)
         return lies
+
+    def _list(self, message: Message, step: Step) -> None:
+        """Put the recipient on a suppression list, or take it off one, as the step says."""
+        if step.suppresses:
+            self._suppress(message, step.suppresses, step.failure)
+        if step.relieves:
+            change = SuppressionData(list=step.relieves, address=message.recipient.lower(), removed=True)
+            self._ledger.append(
+                Kind.SUPPRESSION, about=message.about, note=f"removed from {step.relieves}", data=change
+            )
 
     def _suppress(self, message: Message, name: str, failure: Failure | None) -> None:
         change = SuppressionData(

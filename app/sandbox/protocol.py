@@ -152,6 +152,10 @@ class Protocol:
         """Whether the vendor takes this answer for an end of the matter; None is no answer."""
         return status is not None and 200 <= status < 300
 
+    def settles(self, posting: Posting, status: int | None) -> bool:
+        """``is_settled`` for vendors whom a webhook's own URL tells when to try again."""
+        return self.is_settled(status)
+
     def waits(self, posting: Posting) -> Sequence[float]:
         """Seconds between the tries of this webhook, at speed 1; none when it gets one try."""
         return () if posting.event in self.never_retried else self.retry_seconds

@@ -74,13 +74,15 @@ class Failure:
 class Step:
     """One event, ``after`` seconds after the one before.
 
-    suppresses: the list its recipient joins. text: what a person answered, for channels where people can.
+    suppresses: the list its recipient joins. relieves: the list its recipient leaves.
+    text: what a person answered, for channels where people can.
     """
 
     event: str
     after: float = 0.0
     failure: Failure | None = None
     suppresses: str | None = None
+    relieves: str | None = None
     text: str = ""
 
 
@@ -99,7 +101,8 @@ class Refusal:
 class Script:
     """One scripted recipient: what it does in words, what the caller gets, and what happens to the message.
 
-    at: the protocols that play it; all that use its book when empty.
+    at: the protocols that play it; all that use its book when empty. asked_by: the recipient that asks for it, where
+    that is not the name.
     """
 
     name: str
@@ -109,6 +112,7 @@ class Script:
     posts: Posts = Posts.NORMAL
     refusal: Refusal | None = None
     at: frozenset[str] = frozenset()
+    asked_by: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

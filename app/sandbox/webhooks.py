@@ -124,7 +124,7 @@ class WebhookSender:
     def _wait_before_retry(self, protocol: Protocol, posting: Posting, status: int | None) -> float | None:
         """Seconds until the next try, or None when there is none."""
         waits = protocol.waits(posting)
-        if protocol.is_settled(status) or posting.forgery or posting.tries >= len(waits):
+        if protocol.settles(posting, status) or posting.forgery or posting.tries >= len(waits):
             return None
         return self._config.scaled(waits[posting.tries])
 
