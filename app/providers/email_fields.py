@@ -1,14 +1,18 @@
-"""What every email vendor's adapter checks and shapes before a message may leave."""
+"""What the adapters of email vendors have in common: what they check before a message may leave, and the words for
+what becomes of it.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from email.utils import parseaddr
-from typing import Final
+from typing import Final, NamedTuple
+from uuid import UUID
 
+from app.domain.models import BounceClass, EvidenceKind
 from app.errors import FieldError, InvalidFields
-from app.providers.base import EmailMessage
+from app.providers.base import EmailMessage, parse_reference
 
 BASE_URL: Final = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-fA-F:]+\](:[0-9]{1,5})?")
 #: Headers the adapters write themselves, or that would redirect or rename a message.
@@ -77,3 +81,38 @@ def _with_control_characters(message: EmailMessage) -> Iterator[FieldError]:
     for name, value in fields.items():
         if _CONTROL.search(value):
             yield FieldError(name, "no line breaks or other control characters")
+
+
+# -- what becomes of a message -------------------------------------------------------------------------------
+
+#: Enhanced status codes (RFC 3463) that refuse the sender, not the recipient: policy; the sender's address is bad.
+SENDER_REFUSED: Final = ("5.7.", "5.1.7", "5.1.8")
+
+_ATTEMPT_NO_MAX: Final = 32767  # a smallint in the store
+
+
+class Verdict(NamedTuple):
+    """What an event means for the delivery, and for the address."""
+
+    kind: EvidenceKind
+    bounce_class: BounceClass | None = None
+    suppress_reason: str | None = None
+
+
+NOTED: Final = Verdict(EvidenceKind.OTHER)
+DELAYED: Final = Verdict(EvidenceKind.DEFERRED)
+HARD: Final = Verdict(EvidenceKind.BOUNCED, BounceClass.HARD, "hard_bounce")
+SOFT: Final = Verdict(EvidenceKind.BOUNCED, BounceClass.SOFT)
+REPUTATION: Final = Verdict(EvidenceKind.BOUNCED, BounceClass.REPUTATION)
+CONTENT: Final = Verdict(EvidenceKind.BOUNCED, BounceClass.CONTENT)
+REJECTED: Final = Verdict(EvidenceKind.FAILED, BounceClass.CONTENT)
+ON_ITS_LIST: Final = Verdict(EvidenceKind.FAILED, BounceClass.PROVIDER_SUPPRESSED, "provider_suppressed")
+COMPLAINED: Final = Verdict(EvidenceKind.COMPLAINED, None, "complaint")
+UNSUBSCRIBED: Final = Verdict(EvidenceKind.UNSUBSCRIBED, None, "unsubscribe")
+
+
+def our_ids(reference: str) -> tuple[UUID | None, int | None]:
+    """The delivery and the attempt of a reference that came back; (None, None) for anything else."""
+    attempt = reference.rpartition(".")[2]
+    found = parse_reference(reference) if attempt.isascii() and attempt.isdigit() else None
+    return found if found is not None and 0 < found[1] <= _ATTEMPT_NO_MAX else (None, None)

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 from urllib.parse import quote, urlencode
 from uuid import UUID
 
-from app.domain.models import BounceClass, Channel, Evidence, EvidenceKind, Outcome, OutcomeKind
+from app.domain.models import Channel, Evidence, EvidenceKind, Outcome, OutcomeKind
 from app.errors import WebhookRefused
 from app.providers.base import (
     AttemptRef,
@@ -37,9 +37,26 @@ from app.providers.base import (
     ProviderResponse,
     SendContext,
     WebhookRequest,
-    parse_reference,
 )
-from app.providers.email_fields import check_base_url, check_durations, labels, named_address, refuse_injection
+from app.providers.email_fields import (
+    COMPLAINED,
+    CONTENT,
+    DELAYED,
+    HARD,
+    NOTED,
+    ON_ITS_LIST,
+    REJECTED,
+    REPUTATION,
+    SOFT,
+    UNSUBSCRIBED,
+    Verdict,
+    check_base_url,
+    check_durations,
+    labels,
+    named_address,
+    our_ids,
+    refuse_injection,
+)
 from app.providers.reading import at, detail, digest, document, items, moment, retry_after, shown, text, words_of
 
 HOST: Final = "https://api.postmarkapp.com"
@@ -381,7 +398,7 @@ def _evidence(name: str, event: Mapping[str, Any], told_at: datetime) -> Evidenc
     """One record in our words."""
     record = _RECORDS.get(name, _UNKNOWN_RECORD)
     occurred_at = moment(event.get(record.moment))
-    verdict = _DELAYED if name == "Transient" else _verdict(record.kind, event)
+    verdict = DELAYED if name == "Transient" else _verdict(record.kind, event)
     message_id, address = text(event.get("MessageID"), 100), text(event.get(record.recipient), 320)
     delivery_id, attempt_no = _correlation(event)
     return Evidence(
@@ -413,13 +430,10 @@ def _event_key(name: str, record: _Record, event: Mapping[str, Any], message_id:
 
 def _correlation(event: Mapping[str, Any]) -> tuple[UUID | None, int | None]:
     """Our ids, from the metadata we sent along."""
-    reference = text(at(event, "Metadata", METADATA_KEY), 80)
-    attempt = reference.rpartition(".")[2]
-    found = parse_reference(reference) if attempt.isascii() and attempt.isdigit() else None
-    return found if found is not None and 0 < found[1] <= 32767 else (None, None)
+    return our_ids(text(at(event, "Metadata", METADATA_KEY), 80))
 
 
-def _data(verdict: _Verdict, event: Mapping[str, Any]) -> dict[str, Any]:
+def _data(verdict: Verdict, event: Mapping[str, Any]) -> dict[str, Any]:
     data = shown(event, _SHOWN)
     if verdict.kind is EvidenceKind.UNSUBSCRIBED:
         data["scope"] = "all"  # from the whole stream
@@ -460,66 +474,48 @@ def _accepted(attempt: AttemptRef, message_id: str, received_at: datetime | None
 
 # -- failures ------------------------------------------------------------------------------------------------
 
-
-class _Verdict(NamedTuple):
-    kind: EvidenceKind
-    bounce_class: BounceClass | None = None
-    suppress_reason: str | None = None
-
-
-_HARD: Final = _Verdict(EvidenceKind.BOUNCED, BounceClass.HARD, "hard_bounce")
-_SOFT: Final = _Verdict(EvidenceKind.BOUNCED, BounceClass.SOFT)
-_REPUTATION: Final = _Verdict(EvidenceKind.BOUNCED, BounceClass.REPUTATION)
-_CONTENT: Final = _Verdict(EvidenceKind.BOUNCED, BounceClass.CONTENT)
-_REJECTED: Final = _Verdict(EvidenceKind.FAILED, BounceClass.CONTENT)
-_ON_ITS_LIST: Final = _Verdict(EvidenceKind.FAILED, BounceClass.PROVIDER_SUPPRESSED, "provider_suppressed")
-_COMPLAINED: Final = _Verdict(EvidenceKind.COMPLAINED, None, "complaint")
-_UNSUBSCRIBED: Final = _Verdict(EvidenceKind.UNSUBSCRIBED, None, "unsubscribe")
-_DELAYED: Final = _Verdict(EvidenceKind.DEFERRED)
-_NOTED: Final = _Verdict(EvidenceKind.OTHER)
-
 #: Bounce types. What is not here is soft: this message is over, the address may be fine.
-_BOUNCES: Final[Mapping[str, _Verdict]] = {
-    "Transient": _DELAYED,  # "Message delayed", in Postmark's words: a delivery may follow, and would be the last word
-    "HardBounce": _HARD,
-    "BadEmailAddress": _HARD,
-    "SpamComplaint": _COMPLAINED,
-    "ManuallyDeactivated": _ON_ITS_LIST,
-    "Unsubscribe": _UNSUBSCRIBED,
-    "Blocked": _REPUTATION,
-    "SpamNotification": _CONTENT,
-    "DMARCPolicy": _REPUTATION,
-    "VirusNotification": _CONTENT,
-    "SMTPApiError": _REJECTED,
-    "TemplateRenderingFailed": _REJECTED,
+_BOUNCES: Final[Mapping[str, Verdict]] = {
+    "Transient": DELAYED,  # "Message delayed", in Postmark's words: a delivery may follow, and would be the last word
+    "HardBounce": HARD,
+    "BadEmailAddress": HARD,
+    "SpamComplaint": COMPLAINED,
+    "ManuallyDeactivated": ON_ITS_LIST,
+    "Unsubscribe": UNSUBSCRIBED,
+    "Blocked": REPUTATION,
+    "SpamNotification": CONTENT,
+    "DMARCPolicy": REPUTATION,
+    "VirusNotification": CONTENT,
+    "SMTPApiError": REJECTED,
+    "TemplateRenderingFailed": REJECTED,
     # Replies that are no failure: an absence note, a new address, a question whether we are human.
-    "AutoResponder": _NOTED,
-    "AddressChange": _NOTED,
-    "ChallengeVerification": _NOTED,
-    "Subscribe": _NOTED,
+    "AutoResponder": NOTED,
+    "AddressChange": NOTED,
+    "ChallengeVerification": NOTED,
+    "Subscribe": NOTED,
 }
 
 _SUPPRESSIONS: Final = {"HardBounce": "hard_bounce", "SpamComplaint": "complaint"}
 
 
-def _verdict(kind: EvidenceKind, event: Mapping[str, Any]) -> _Verdict:
+def _verdict(kind: EvidenceKind, event: Mapping[str, Any]) -> Verdict:
     match kind:
         case EvidenceKind.BOUNCED:
-            return _BOUNCES.get(text(event.get("Type"), 40), _SOFT)
+            return _BOUNCES.get(text(event.get("Type"), 40), SOFT)
         case EvidenceKind.COMPLAINED:
-            return _COMPLAINED
+            return COMPLAINED
         case EvidenceKind.UNSUBSCRIBED:
             return _subscription(event)
-    return _Verdict(kind)
+    return Verdict(kind)
 
 
-def _subscription(event: Mapping[str, Any]) -> _Verdict:
+def _subscription(event: Mapping[str, Any]) -> Verdict:
     """A change of Postmark's own suppression list. Only what the recipient did is an unsubscription; the rest is
     mirrored by its own name, should the bounce or the complaint itself not be told."""
     if event.get("SuppressSending") is not True:
-        return _NOTED
+        return NOTED
     reason = text(event.get("SuppressionReason"), 40)
     if reason in ("", "ManualSuppression"):
         by_recipient = text(event.get("Origin"), 40) == "Recipient"
-        return _UNSUBSCRIBED if by_recipient else _Verdict(EvidenceKind.OTHER, None, "provider_suppressed")
-    return _Verdict(EvidenceKind.OTHER, None, _SUPPRESSIONS.get(reason, "provider_suppressed"))
+        return UNSUBSCRIBED if by_recipient else Verdict(EvidenceKind.OTHER, None, "provider_suppressed")
+    return Verdict(EvidenceKind.OTHER, None, _SUPPRESSIONS.get(reason, "provider_suppressed"))

@@ -20,7 +20,7 @@ from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar, Final, Literal, NamedTuple
+from typing import Any, ClassVar, Final, Literal
 from urllib.parse import quote
 from uuid import UUID
 
@@ -42,9 +42,23 @@ from app.providers.base import (
     ProviderResponse,
     SendContext,
     WebhookRequest,
-    parse_reference,
 )
-from app.providers.email_fields import check_base_url, check_durations, labels, named_address, refuse_injection
+from app.providers.email_fields import (
+    CONTENT,
+    HARD,
+    ON_ITS_LIST,
+    REJECTED,
+    REPUTATION,
+    SENDER_REFUSED,
+    SOFT,
+    Verdict,
+    check_base_url,
+    check_durations,
+    labels,
+    named_address,
+    our_ids,
+    refuse_injection,
+)
 from app.providers.reading import (
     at,
     detail,
@@ -441,9 +455,7 @@ def _event_key(name: str, event: Any, message_id: str, occurred_at: datetime) ->
 
 def _correlation(args: Any) -> tuple[UUID | None, int | None]:
     """Our ids, from the arguments we sent along."""
-    delivery, attempt = text(at(args, "landed_delivery"), 60), text(at(args, "landed_attempt"), 60)
-    found = parse_reference(f"{delivery}.{attempt}") if attempt.isascii() and attempt.isdigit() else None
-    return found if found is not None and 0 < found[1] <= 32767 else (None, None)
+    return our_ids(f"{text(at(args, 'landed_delivery'), 60)}.{text(at(args, 'landed_attempt'), 60)}")
 
 
 def _accepted(attempt: AttemptRef, message_id: str) -> Evidence:
@@ -459,7 +471,7 @@ def _accepted(attempt: AttemptRef, message_id: str) -> Evidence:
     )
 
 
-def _data(name: str, verdict: _Verdict, event: Any) -> dict[str, Any]:
+def _data(name: str, verdict: Verdict, event: Any) -> dict[str, Any]:
     data = shown(event, _SHOWN)
     if verdict.kind is EvidenceKind.UNSUBSCRIBED:
         # A group is of the sender's making; the first category is ours. Without either it is from everything.
@@ -472,68 +484,55 @@ def _data(name: str, verdict: _Verdict, event: Any) -> dict[str, Any]:
 # -- failures ------------------------------------------------------------------------------------------------
 
 
-class _Verdict(NamedTuple):
-    kind: EvidenceKind
-    bounce_class: BounceClass | None = None
-    suppress_reason: str | None = None
+_INVALID: Final = Verdict(EvidenceKind.FAILED, BounceClass.HARD, "hard_bounce")
+_NOT_SENT: Final = Verdict(EvidenceKind.FAILED)
 
-
-_ON_ITS_LIST: Final = _Verdict(EvidenceKind.FAILED, BounceClass.PROVIDER_SUPPRESSED, "provider_suppressed")
-_INVALID: Final = _Verdict(EvidenceKind.FAILED, BounceClass.HARD, "hard_bounce")
-_REJECTED: Final = _Verdict(EvidenceKind.FAILED, BounceClass.CONTENT)
-_NOT_SENT: Final = _Verdict(EvidenceKind.FAILED)
-_HARD: Final = _Verdict(EvidenceKind.BOUNCED, BounceClass.HARD, "hard_bounce")
-_SOFT: Final = _Verdict(EvidenceKind.BOUNCED, BounceClass.SOFT)
-_REPUTATION: Final = _Verdict(EvidenceKind.BOUNCED, BounceClass.REPUTATION)
-_CONTENT: Final = _Verdict(EvidenceKind.BOUNCED, BounceClass.CONTENT)
-
-_DROPS: Final[Mapping[str, _Verdict]] = {
-    "bounced address": _ON_ITS_LIST,
-    "unsubscribed address": _ON_ITS_LIST,
-    "spam reporting address": _ON_ITS_LIST,
+_DROPS: Final[Mapping[str, Verdict]] = {
+    "bounced address": ON_ITS_LIST,
+    "unsubscribed address": ON_ITS_LIST,
+    "spam reporting address": ON_ITS_LIST,
     "invalid": _INVALID,
-    "spam content": _REJECTED,
-    "invalid smtpapi header": _REJECTED,
+    "spam content": REJECTED,
+    "invalid smtpapi header": REJECTED,
     "recipient list over package quota": _NOT_SENT,  # the account's fault, nobody's address
 }
 #: ``bounce_classification`` where it says more than the code. Too much too fast is held against the sender.
-_CLASSES: Final[Mapping[str, _Verdict]] = {
-    "Content": _CONTENT,
-    "Reputation": _REPUTATION,
-    "Frequency or Volume Too High": _REPUTATION,
-    "Mailbox Unavailable": _SOFT,
-    "Technical": _SOFT,
+_CLASSES: Final[Mapping[str, Verdict]] = {
+    "Content": CONTENT,
+    "Reputation": REPUTATION,
+    "Frequency or Volume Too High": REPUTATION,
+    "Mailbox Unavailable": SOFT,
+    "Technical": SOFT,
 }
-_SENDER_REFUSED: Final = ("5.7.", "5.1.7", "5.1.8")  # RFC 3463: policy; the *sender's* address is bad
 _BLOCK_WORDS: Final = re.compile(r"spam|block|reputation|dnsbl|\brbl\b|policy|dmarc|\bspf\b", re.I)
 _NO_MAILBOX: Final = re.compile(r"\s*55[013]\b")  # RFC 5321, 4.2.3; R-112
 
 
-def _verdict(name: str, event: Any) -> _Verdict:
+def _verdict(name: str, event: Any) -> Verdict:
     if name == "bounce":
         return _bounce(event)
     if name == "dropped":
         return _DROPS.get(text(at(event, "reason")).strip().lower(), _NOT_SENT)
     kind = _KINDS.get(name, EvidenceKind.OTHER)
-    return _Verdict(kind, suppress_reason=_SUPPRESSING.get(kind))
+    return Verdict(kind, suppress_reason=_SUPPRESSING.get(kind))
 
 
-def _bounce(event: Any) -> _Verdict:
+def _bounce(event: Any) -> Verdict:
     """Why a message came back; the address is blamed only on plain signs, and never for a block."""
     code, reason = text(at(event, "status"), 20), text(at(event, "reason"))
     classified = text(at(event, "bounce_classification"), 60)
     if text(at(event, "type"), 20) == "blocked":
-        return _CLASSES.get(classified, _SOFT if code.startswith("4.") else _REPUTATION)
-    if code.startswith(_SENDER_REFUSED):
-        return _REPUTATION
+        return _CLASSES.get(classified, SOFT if code.startswith("4.") else REPUTATION)
+    if code.startswith(SENDER_REFUSED):
+        return REPUTATION
     if classified == "Invalid Address" or code.startswith("5.1."):
-        return _HARD
+        return HARD
     if classified in _CLASSES:
         return _CLASSES[classified]
     if _BLOCK_WORDS.search(reason):
-        return _REPUTATION
+        return REPUTATION
     no_mailbox = _NO_MAILBOX.match(reason) or _NO_MAILBOX.match(code)
-    return _HARD if no_mailbox and code in ("", "5.0.0", "550", "551", "553") else _SOFT
+    return HARD if no_mailbox and code in ("", "5.0.0", "550", "551", "553") else SOFT
 
 
 def _forged(why: str) -> WebhookRefused:

@@ -27,7 +27,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 from urllib.parse import quote, urlsplit
 from uuid import UUID
 
-from app.domain.models import BounceClass, Channel, Evidence, EvidenceKind, Outcome, OutcomeKind
+from app.domain.models import Channel, Evidence, EvidenceKind, Outcome, OutcomeKind
 from app.errors import FieldError, InvalidFields
 from app.providers import sns
 from app.providers.base import (
@@ -41,9 +41,26 @@ from app.providers.base import (
     ProviderResponse,
     SendContext,
     WebhookRequest,
-    parse_reference,
 )
-from app.providers.email_fields import check_base_url, check_durations, labels, named_address, refuse_injection
+from app.providers.email_fields import (
+    COMPLAINED,
+    CONTENT,
+    HARD,
+    NOTED,
+    ON_ITS_LIST,
+    REJECTED,
+    REPUTATION,
+    SENDER_REFUSED,
+    SOFT,
+    UNSUBSCRIBED,
+    Verdict,
+    check_base_url,
+    check_durations,
+    labels,
+    named_address,
+    our_ids,
+    refuse_injection,
+)
 from app.providers.reading import at, detail, digest, document, items, moment, retry_after, shown, text, words_of
 
 SEND_PATH: Final = "/v2/email/outbound-emails"
@@ -531,7 +548,7 @@ def _evidence(event: Mapping[str, Any], told_at: datetime) -> Iterator[Evidence]
 
 
 def _event_key(
-    name: str, message_id: str, address: str | None, verdict: _Verdict, part: Any, occurred_at: datetime
+    name: str, message_id: str, address: str | None, verdict: Verdict, part: Any, occurred_at: datetime
 ) -> str:
     """The fact itself. SNS's own id is of the notification, and two topics tell of one event under two of them."""
     key = [name.lower().replace(" ", "_"), message_id, digest((address or "").lower())]
@@ -551,11 +568,8 @@ def _compact(value: Any) -> str:
 
 def _correlation(tags: Any) -> tuple[UUID | None, int | None]:
     """Our ids; None for a message that is not ours, or a feedback notification, which carries no tags."""
-    delivery, attempt = (
-        text(next(iter(items(at(tags, name))), None), 60) for name in ("landed_delivery", "landed_attempt")
-    )
-    found = parse_reference(f"{delivery}.{attempt}") if attempt.isascii() and attempt.isdigit() else None
-    return found if found is not None and 0 < found[1] <= 32767 else (None, None)
+    given = (next(iter(items(at(tags, name))), None) for name in ("landed_delivery", "landed_attempt"))
+    return our_ids(".".join(text(value, 60) for value in given))
 
 
 def _recipients(part: Any, kind: _Kind, mail: Any) -> Sequence[Mapping[str, Any]]:
@@ -568,7 +582,7 @@ def _recipients(part: Any, kind: _Kind, mail: Any) -> Sequence[Mapping[str, Any]
     return [{"emailAddress": destination[0]}] if len(destination) == 1 else [{}]
 
 
-def _data(verdict: _Verdict, part: Any, recipient: Mapping[str, Any]) -> dict[str, Any]:
+def _data(verdict: Verdict, part: Any, recipient: Mapping[str, Any]) -> dict[str, Any]:
     data = shown(part, _SHOWN) | shown(recipient, _SHOWN_OF_RECIPIENT)
     if verdict.kind is EvidenceKind.UNSUBSCRIBED:
         data["scope"] = "all"  # a contact list's topics are SES's, not our categories
@@ -577,54 +591,36 @@ def _data(verdict: _Verdict, part: Any, recipient: Mapping[str, Any]) -> dict[st
 
 # -- failures ------------------------------------------------------------------------------------------------
 
-
-class _Verdict(NamedTuple):
-    kind: EvidenceKind
-    bounce_class: BounceClass | None = None
-    suppress_reason: str | None = None
-
-
-_ON_ITS_LIST: Final = _Verdict(EvidenceKind.FAILED, BounceClass.PROVIDER_SUPPRESSED, "provider_suppressed")
-_HARD: Final = _Verdict(EvidenceKind.BOUNCED, BounceClass.HARD, "hard_bounce")
-_SOFT: Final = _Verdict(EvidenceKind.BOUNCED, BounceClass.SOFT)
-_REPUTATION: Final = _Verdict(EvidenceKind.BOUNCED, BounceClass.REPUTATION)
-_CONTENT: Final = _Verdict(EvidenceKind.BOUNCED, BounceClass.CONTENT)
-_REJECTED: Final = _Verdict(EvidenceKind.FAILED, BounceClass.CONTENT)
-_COMPLAINED: Final = _Verdict(EvidenceKind.COMPLAINED, None, "complaint")
-_UNSUBSCRIBED: Final = _Verdict(EvidenceKind.UNSUBSCRIBED, None, "unsubscribe")
-_NOTED: Final = _Verdict(EvidenceKind.OTHER)
-
 _ITS_LISTS: Final = frozenset({"suppressed", "onaccountsuppressionlist"})
 _CONTENT_SUB_TYPES: Final = frozenset({"messagetoolarge", "contentrejected", "attachmentrejected"})
 _ENHANCED: Final = re.compile(r"(?<![\d.])([45]\.\d{1,3}\.\d{1,3})(?![\d.]*\d)")
-_SENDER_REFUSED: Final = ("5.7.", "5.1.7", "5.1.8")  # RFC 3463: policy; the *sender's* address is bad
 
 
-def _verdict(kind: EvidenceKind, part: Any, recipient: Mapping[str, Any]) -> _Verdict:
+def _verdict(kind: EvidenceKind, part: Any, recipient: Mapping[str, Any]) -> Verdict:
     match kind:
         case EvidenceKind.BOUNCED:
             return _bounce(part, recipient)
         case EvidenceKind.COMPLAINED:
             return _complaint(part)
         case EvidenceKind.FAILED:
-            return _REJECTED
+            return REJECTED
         case EvidenceKind.UNSUBSCRIBED:
-            return _UNSUBSCRIBED if _opted_out(part) else _NOTED
-    return _Verdict(kind)
+            return UNSUBSCRIBED if _opted_out(part) else NOTED
+    return Verdict(kind)
 
 
-def _bounce(part: Any, recipient: Mapping[str, Any]) -> _Verdict:
+def _bounce(part: Any, recipient: Mapping[str, Any]) -> Verdict:
     """Permanent blames the address, unless the status says that it was we who were refused."""
     bounce_type, sub_type = _compact(at(part, "bounceType")), _compact(at(part, "bounceSubType"))
     if sub_type in _ITS_LISTS:
-        return _ON_ITS_LIST
+        return ON_ITS_LIST
     if sub_type in _CONTENT_SUB_TYPES:
-        return _CONTENT
+        return CONTENT
     if bounce_type == "permanent":
-        return _REPUTATION if _enhanced_code(recipient).startswith(_SENDER_REFUSED) else _HARD
+        return REPUTATION if _enhanced_code(recipient).startswith(SENDER_REFUSED) else HARD
     if (bounce_type, sub_type) == ("transient", "general") and not shown(recipient, _SHOWN_OF_RECIPIENT):
-        return _NOTED  # an auto-reply, by what it lacks: the message arrived
-    return _SOFT
+        return NOTED  # an auto-reply, by what it lacks: the message arrived
+    return SOFT
 
 
 def _enhanced_code(recipient: Mapping[str, Any]) -> str:
@@ -633,12 +629,12 @@ def _enhanced_code(recipient: Mapping[str, Any]) -> str:
     return next((found[1] for words in given if (found := _ENHANCED.search(words))), "")
 
 
-def _complaint(part: Any) -> _Verdict:
+def _complaint(part: Any) -> Verdict:
     if _compact(at(part, "complaintSubType")) in _ITS_LISTS:
-        return _ON_ITS_LIST  # SES sent nothing: an earlier complaint keeps the address on its list
+        return ON_ITS_LIST  # SES sent nothing: an earlier complaint keeps the address on its list
     if text(at(part, "complaintFeedbackType")).lower() == "not-spam":
-        return _NOTED  # RFC 5965: somebody took it out of the spam folder
-    return _COMPLAINED
+        return NOTED  # RFC 5965: somebody took it out of the spam folder
+    return COMPLAINED
 
 
 def _opted_out(part: Any) -> bool:
