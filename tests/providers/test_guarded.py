@@ -377,7 +377,7 @@ async def test_a_silent_endpoint_has_its_own_patience():
     endpoints = Endpoints(allow_loopback=True, timeout_seconds=0.2)
     async with server, GuardedTransport(connections_max=1, endpoints=endpoints) as transport:
         with pytest.raises(TransportError) as failed:
-            await send(transport, f"http://127.0.0.1:{port}/")
+            await send(transport, f"http://127.0.0.1:{port}/", 3600.0)
     assert failed.value.written
 
 
