@@ -9,8 +9,11 @@ from typing import Any, Final, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from app.errors import ConfigurationError
+from app.providers.apns import Apns, ApnsAccount
 from app.providers.base import AnyProvider
 from app.providers.chat import Chat, ChatAccount
+from app.providers.fcm import Fcm, FcmAccount
+from app.providers.inbox import Inbox, InboxAccount
 from app.providers.mailgun import Mailgun, MailgunAccount
 from app.providers.postmark import Postmark, PostmarkAccount
 from app.providers.sendgrid import SendGrid, SendGridAccount
@@ -20,6 +23,7 @@ from app.providers.smtp import Smtp, SmtpAccount
 from app.providers.standard_webhooks import StandardWebhooks, StandardWebhooksAccount
 from app.providers.twilio import Twilio, TwilioAccount
 from app.providers.vonage import Vonage, VonageAccount
+from app.providers.web_push import WebPush, WebPushAccount
 
 Account = TypeVar("Account")
 Factory = Callable[[Mapping[str, Any]], AnyProvider]
@@ -32,6 +36,7 @@ def _factory(account: type[Account], provider: Callable[[Account], AnyProvider])
 
 
 ADAPTERS: Final[Mapping[str, Factory]] = {
+    Inbox.name: _factory(InboxAccount, Inbox),
     Mailgun.name: _factory(MailgunAccount, Mailgun),
     Twilio.name: _factory(TwilioAccount, Twilio),
     Sinch.name: _factory(SinchAccount, Sinch),
@@ -42,6 +47,9 @@ ADAPTERS: Final[Mapping[str, Factory]] = {
     SendGrid.name: _factory(SendGridAccount, SendGrid),
     Ses.name: _factory(SesAccount, Ses),
     Smtp.name: _factory(SmtpAccount, Smtp),
+    Apns.name: _factory(ApnsAccount, Apns),
+    Fcm.name: _factory(FcmAccount, Fcm),
+    WebPush.name: _factory(WebPushAccount, WebPush),
 }
 
 
