@@ -56,11 +56,16 @@ def message_at(sandbox: Sandbox, ref: MessageRef) -> Message:
     return _message.decode(sandbox.ledger.read(ref.seq).data)
 
 
+def event_at(sandbox: Sandbox, ref: EventRef) -> EventData:
+    """An event as the ledger has it."""
+    return _event.decode(sandbox.ledger.read(ref.seq).data)
+
+
 def events_of(sandbox: Sandbox, message: Message) -> Iterator[tuple[EventRef, EventData]]:
     """What has happened to a message, in order."""
     for ref in sandbox.world.account(message.provider).events_by_message_id.get(message.message_id, []):
         if ref.recipient == message.recipient:
-            yield ref, _event.decode(sandbox.ledger.read(ref.seq).data)
+            yield ref, event_at(sandbox, ref)
 
 
 _REFERENCE: Final = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.(\d{1,9})", re.IGNORECASE)

@@ -660,6 +660,18 @@ def test_postmark_finds_a_message_by_its_metadata_and_tells_its_events(sandbox):
     assert (by_recipient.json()["TotalCount"], len(by_recipient.json()["Messages"])) == (2, 1)
 
 
+def test_postmark_tells_a_bounce_by_its_id(sandbox, hub):
+    message_id = send_by_postmark(sandbox, address("bounce")).json()["MessageID"]
+    sandbox.wait_until_settled()
+    details = postmark(sandbox, "GET", f"/messages/outbound/{message_id}/details").json()
+    bounce_id = details["MessageEvents"][0]["Details"]["BounceID"]
+
+    told = postmark(sandbox, "GET", f"/bounces/{bounce_id}").json()
+
+    assert told == postmark_records(hub, message_id)[0]
+    assert postmark(sandbox, "GET", "/bounces/1").status_code == 404
+
+
 def test_postmark_does_not_find_what_was_never_sent(sandbox):
     query = {"count": 10, "offset": 0, "metadata_landed_reference": reference()}
 

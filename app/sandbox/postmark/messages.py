@@ -11,7 +11,7 @@ from litestar import get
 from litestar.response.base import ASGIResponse
 from litestar.types import ASGIApp
 
-from app.sandbox.emails import events_of, landed_ids, message_at
+from app.sandbox.emails import event_at, events_of, landed_ids, message_at
 from app.sandbox.httpapi import AnyRequest, answer, as_json, sandbox_of
 from app.sandbox.postmark.answers import refusal
 from app.sandbox.postmark.events import detail, postmark_time
@@ -61,6 +61,22 @@ async def details(request: AnyRequest, message_id: str) -> ASGIApp:
     body = mail.body if mail else None
     texts = {"TextBody": (body and body.text) or "", "HtmlBody": (body and body.html) or "", "Body": ""}
     return answer(request, as_json(_summary(sent) | texts | {"MessageEvents": events}))
+
+
+@get("/bounces/{bounce_id:int}")
+async def bounce(request: AnyRequest, bounce_id: int) -> ASGIApp:
+    """One bounce, as its webhook told it."""
+    sandbox = sandbox_of(request)
+    for ref in reversed(sandbox.world.account(NAME).events):
+        if ref.event in _BOUNCED:
+            told = msgspec.json.decode(event_at(sandbox, ref).payload)
+            if told["ID"] == bounce_id:
+                return answer(request, as_json(told))
+    return answer(request, refusal(Refused(407, "Bounce not found."), 404))
+
+
+#: Events that Postmark keeps as bounces.
+_BOUNCED: Final = frozenset({"failed", "rejected", "complained"})
 
 
 def not_found() -> ASGIResponse:

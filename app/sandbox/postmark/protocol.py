@@ -28,7 +28,7 @@ from app.sandbox.httpapi import (
 )
 from app.sandbox.postmark.answers import refusal
 from app.sandbox.postmark.events import postmark_time, record
-from app.sandbox.postmark.messages import NAME, details, search
+from app.sandbox.postmark.messages import NAME, bounce, details, search
 from app.sandbox.postmark.settings import PostmarkSettings
 from app.sandbox.postmark.submission import Email, Refused, Submission, read_json, read_submission
 from app.sandbox.protocol import Forgery, Happening, Outgoing, Posting
@@ -177,8 +177,8 @@ class Postmark(HttpProtocol):
     on_list = MappingProxyType(dict.fromkeys(_REASONS, _INACTIVE))
     forgeries = (Forgery.BAD_SIGNATURE,)
     retry_seconds = (60, 300, 600, 600, 600, 900, 1800, 3600, 7200, 21_600)
-    paths = ("/email", "/messages/outbound", "/message-streams/")
-    routes = (send, search, details, suppressions, unsuppress)
+    paths = ("/email", "/messages/outbound", "/bounces/", "/message-streams/")
+    routes = (send, search, details, bounce, suppressions, unsuppress)
     settings: PostmarkSettings
 
     def authorise(self, request: AnyRequest) -> ASGIResponse | None:
