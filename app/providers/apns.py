@@ -207,10 +207,9 @@ class ProviderToken:
             self._suspect = False
         if not expired:
             return False
-        if self._issued_at is None:
-            return True
-        if self._dropped_at is not None and now - self._dropped_at < STRAGGLING and self._straggling > 0:
-            self._straggling -= 1
+        before = self._dropped_at is not None and now - self._dropped_at < STRAGGLING and self._straggling > 0
+        if self._issued_at is None or before:
+            self._straggling = max(0, self._straggling - 1)
             return True
         if self._suspect and now - self._issued_at < TOKEN_AGE_MIN:
             return False  # Apple would refuse another one so soon
