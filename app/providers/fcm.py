@@ -47,6 +47,7 @@ SCOPE: Final = "https://www.googleapis.com/auth/firebase.messaging"
 GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 ASSERTION_SECONDS: Final = 3600  # the longest that Google takes
 PAYLOAD_BYTES_MAX: Final = 4096
+NAME_CHARS_MAX: Final = 300
 QUOTA_SECONDS: Final = 60.0  # to wait when a quota is used up and no Retry-After says for how long
 
 _PROJECT: Final = re.compile(r"[a-z0-9:.-]{1,100}")
@@ -176,9 +177,9 @@ class Fcm(Provider[PushMessage]):
     def interpret(self, response: ProviderResponse, now: datetime) -> Outcome:
         """What the answer means: by FCM's own code, else by Google's status, else by the HTTP code."""
         status, payload = response.status, document(response.body)
-        name = text(at(payload, "name"), 300)
-        if status == 200 and name:
-            return Outcome(OutcomeKind.ACCEPTED, "accepted", status, provider_message_id=name)
+        name = at(payload, "name")
+        if status == 200 and isinstance(name, str) and name:
+            return Outcome(OutcomeKind.ACCEPTED, "accepted", status, provider_message_id=text(name, NAME_CHARS_MAX))
         code, general = _codes(payload)
         wait = retry_after(response.headers, now)
         meaning = _meaning(status, code, general, _violates_token(payload))
