@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from litestar import Controller, Request, Response, get, post, put
 from litestar.params import FromPath
 from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from app.api.auth import CalledBy, requires
@@ -27,6 +27,8 @@ MANY_MAX = 1000  # more would hold their rows for longer than a send should wait
 
 
 EndpointChannel = Literal["webhook", "chat"]
+# Spelt out, so that the schema of one recipient can stand inside that of many.
+ChannelName = Annotated[Channel, Field(strict=False), WithJsonSchema({"type": "string", "enum": [*Channel]})]
 EndpointId = Annotated[str, checked(addresses.endpoint_id)]
 
 
@@ -48,7 +50,7 @@ class PutRecipient(Body):
     addresses: dict[EndpointChannel, EndpointId] = Field(
         default_factory=dict, description="the endpoints that webhook and chat go to, by channel"
     )
-    channels: Annotated[list[Annotated[Channel, Field(strict=False)]], Field(min_length=1)] | None = Field(
+    channels: Annotated[list[ChannelName], Field(min_length=1)] | None = Field(
         default=None, description="the channels it prefers, where a request names none; default: any"
     )
 

@@ -25,6 +25,7 @@ KEY_SECONDS_MAX = 5.0  # a provider waits about 15 s for our answer
 KEY_BYTES_MAX = 64 * 1024
 KEYS_KEPT_MAX = 100
 CONFIRM_SECONDS_MAX = 10.0
+DAY_SECONDS = 86_400.0  # how far ahead of ours a provider's clock may run, time zones mistaken for UTC included
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +59,8 @@ class Receiver:
             raise NotFound(f"no provider {provider!r} is configured") from None
         now = request.received_at
         try:
-            adapter.verify(request, now, await self._key(adapter, request))
-            evidence = adapter.parse(request)
-            _refuse_implausible(evidence, now, self._window_seconds)
+            await self._verify(adapter, request)
+            evidence = _plausible(adapter.parse(request), now, self._window_seconds)
             confirmation = adapter.confirmation(request)
             if confirmation is not None:
                 await _confirm(confirmation, provider)
@@ -76,16 +76,19 @@ class Receiver:
             return ReceiveResult(refused.http_status, refused.detail)
         return ReceiveResult(200, "stored" if stored else "known", stored, adapter.webhook_answer)
 
-    async def _key(self, adapter: AnyProvider, request: WebhookRequest) -> bytes | None:
-        """The key that signs this webhook, where it has to be fetched. The adapter vouches for the address."""
+    async def _verify(self, adapter: AnyProvider, request: WebhookRequest) -> None:
+        """With the key that signs this webhook, where it has to be fetched; the adapter vouches for its address.
+
+        Kept is only what a genuine webhook has shown to be a key, and no error page.
+        """
         url = adapter.key_url(request)
         if url is None:
-            return None
-        if url not in self._keys:
-            if len(self._keys) >= KEYS_KEPT_MAX:
-                self._keys.clear()
-            self._keys[url] = await _fetch(url)
-        return self._keys[url]
+            return adapter.verify(request, request.received_at)
+        key = self._keys.get(url) or await _fetch(url)
+        adapter.verify(request, request.received_at, key)
+        if len(self._keys) >= KEYS_KEPT_MAX:
+            self._keys.clear()
+        self._keys[url] = key
 
 
 async def _fetch(url: str) -> bytes:
@@ -110,12 +113,15 @@ async def _confirm(request: ProviderRequest, provider: str) -> None:
     log.info("subscription_confirmed", provider=provider)
 
 
-def _refuse_implausible(evidence: Sequence[Evidence], now: datetime, window_seconds: float) -> None:
-    """Events have partitions for the window in which they still mean something; the rest is refused for good."""
-    for item in evidence:
-        age = (now - item.occurred_at).total_seconds()
-        if age > window_seconds or age < -86400:
-            raise WebhookRefused("the event's own time is too far away", reason="stale", status=406)
+def _plausible(evidence: Sequence[Evidence], now: datetime, window_seconds: float) -> list[Evidence]:
+    """Events have partitions for the window in which they still mean something. One outside of it is left out where a
+    webhook tells many; a webhook with nothing else is refused for good."""
+    near = [item for item in evidence if -DAY_SECONDS <= (now - item.occurred_at).total_seconds() <= window_seconds]
+    if evidence and not near:
+        raise WebhookRefused("the event's own time is too far away", reason="stale", status=406)
+    if len(near) < len(evidence):
+        log.warning("events_too_far_away", left_out=len(evidence) - len(near))
+    return near
 
 
 async def _refuse_replay(conn: Connection, provider: str, token: str, evidence: Sequence[Evidence]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -17,7 +17,7 @@ import structlog
 
 from app.db import Database
 from app.domain.backoff import next_lookup
-from app.domain.models import DeliveryState, EvidenceKind
+from app.domain.models import DeliveryState, Evidence, EvidenceKind
 from app.providers.accounts import ProviderSet
 from app.providers.base import (
     AnyProvider,
@@ -61,6 +61,7 @@ async def reconcile(db: Database, providers: ProviderSet, settings: Settings, *,
     async with db.transaction() as conn:
         unproven = await store.claim_unproven(conn, limit=limit, lease_seconds=CLAIM_SECONDS)
     answers = await _ask_all(providers, unproven)
+    answers = await _less_what_is_anothers(db, answers)
     evidence = 0
     for item, lookup in answers:
         evidence += await _store_evidence(db, item, lookup)
@@ -140,6 +141,32 @@ async def _read_pages(client: httpx.AsyncClient, provider: AnyProvider, attempt:
     if evidence:
         return Lookup(LookupVerdict.FOUND, evidence)
     return found[-1]
+
+
+async def _less_what_is_anothers(
+    db: Database, answers: Sequence[tuple[Unproven, Lookup]]
+) -> list[tuple[Unproven, Lookup]]:
+    """A provider that keeps no id of ours finds a message by what it says: the same words to the same number may be
+    another delivery's, and then its message id is known to us already."""
+    ids = {
+        (i.provider, e.provider_message_id) for i, lookup in answers for e in lookup.evidence if e.provider_message_id
+    }
+    if not ids:
+        return list(answers)
+    async with db.transaction() as conn:
+        owners = await inbound.match_message_ids(conn, [(p, m) for p, m in ids if m is not None])
+
+    def is_its_own(item: Unproven, evidence: Evidence) -> bool:
+        owner = owners.get((item.provider, evidence.provider_message_id or ""))
+        return owner is None or owner == (item.id, item.attempt_no)
+
+    kept = []
+    for item, lookup in answers:
+        own = [evidence for evidence in lookup.evidence if is_its_own(item, evidence)]
+        if lookup.evidence and not own:
+            lookup = Lookup(LookupVerdict.UNANSWERABLE, detail="what was found is another delivery's")
+        kept.append((item, replace(lookup, evidence=own)))
+    return kept
 
 
 # Deciding ---------------------------------------------------------------------------------------------------------

@@ -129,7 +129,7 @@ async def _settle_endpoints(conn: Connection, settled: Sequence[Settled], settin
             tenant_id=s.claimed.tenant_id,
             endpoint_id=UUID(s.claimed.address),
             ok=_accepted(s),
-            gone=s.outcome.kind == OutcomeKind.RECIPIENT_INVALID,
+            gone=s.outcome.kind == OutcomeKind.RECIPIENT_INVALID and not s.outcome.doubtful,
             detail=s.outcome.detail,
         )
         for s in settled
@@ -148,7 +148,16 @@ def _accepted(settled: Settled) -> bool:
 
 
 def _keys(claimed: Sequence[Claimed]) -> tuple[list[int], list[UUID]]:
-    return [c.tenant_id for c in claimed], [UUID(c.address) for c in claimed]
+    """What is no id leads nowhere, and keeps nothing else from its target."""
+    ids = [(c.tenant_id, id_) for c in claimed if (id_ := _id(c.address)) is not None]
+    return [tenant_id for tenant_id, _ in ids], [id_ for _, id_ in ids]
+
+
+def _id(address: str) -> UUID | None:
+    try:
+        return UUID(address)
+    except ValueError:
+        return None
 
 
 def _device(id_: UUID, target: devices.Target) -> Device:

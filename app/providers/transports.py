@@ -6,13 +6,13 @@ Every transport knows whether anything was written when it fails, and lets nothi
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from app.providers.base import ProviderResponse, TransportKind
 from app.providers.guarded import GuardedTransport
 from app.providers.http2 import Http2Transport
 from app.providers.smtp_transport import SmtpTransport
-from app.providers.transport import Transport
+from app.providers.transport import Transport, TransportError
 from app.settings import Endpoints
 
 
@@ -22,6 +22,19 @@ class AnyTransport(Protocol):
     async def send(self, request: Any, deadline: float) -> ProviderResponse:
         """The answer, whatever it says; TransportError when there is none by ``deadline`` (the loop's time)."""
         ...
+
+
+class Nowhere:
+    """For what never leaves the database: there is nowhere to send to."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        pass
+
+    async def send(self, request: Any, deadline: float) -> ProviderResponse:
+        raise TransportError(written=False, detail="a local provider is never called")
 
 
 def open_transport(
@@ -37,5 +50,5 @@ def open_transport(
             return GuardedTransport(connections_max=connections_max, endpoints=endpoints)
         case "smtp":
             return SmtpTransport(connections_max=connections_max)
-        case _:
-            raise NotImplementedError(kind)
+        case "local":
+            return Nowhere()

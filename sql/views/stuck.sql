@@ -54,19 +54,24 @@ FROM (
     LEFT JOIN store.deliveries d ON d.shard = store.shard_of(i.delivery_id) AND d.id = i.delivery_id
     WHERE i.state IN ('pending', 'parked')
       AND i.due_at < now() - interval '5 minutes'
+    UNION ALL
+    SELECT 'status_event', 'pending', s.tenant_id, (s.data ->> 'notification_id')::uuid, (s.data ->> 'delivery_id')::uuid, NULL,
+           s.type, s.due_at, 'the fan-out should have told the endpoints'
+    FROM store.status_events s
+    WHERE s.due_at < now() - interval '5 minutes'
 ) AS stuck
 LEFT JOIN store.tenants t ON t.id = stuck.tenant_id;
 
 COMMENT ON VIEW reporting.stuck IS
     'Must always be empty: everything overdue for its next step by more than its grace of 5 minutes. A row here is a defect, '
     'or no worker is running';
-COMMENT ON COLUMN reporting.stuck.what IS 'notification, delivery or inbound_event';
+COMMENT ON COLUMN reporting.stuck.what IS 'notification, delivery, inbound_event or status_event';
 COMMENT ON COLUMN reporting.stuck.state IS 'The state it is stuck in';
 COMMENT ON COLUMN reporting.stuck.tenant IS 'Whose it is; NULL for an event that is not matched yet';
 COMMENT ON COLUMN reporting.stuck.notification_id IS 'The notification; landed.explain tells more';
 COMMENT ON COLUMN reporting.stuck.delivery_id IS 'The delivery, if it is one or is about one';
 COMMENT ON COLUMN reporting.stuck.lane IS 'What it queues with';
-COMMENT ON COLUMN reporting.stuck.reason IS 'Why it waited; for an inbound event, its kind';
+COMMENT ON COLUMN reporting.stuck.reason IS 'Why it waited; for an inbound or status event, its kind';
 COMMENT ON COLUMN reporting.stuck.due_at IS 'When something should have been done to it';
 COMMENT ON COLUMN reporting.stuck.overdue_for IS 'How long ago that was';
 COMMENT ON COLUMN reporting.stuck.missing IS 'What should have happened';

@@ -326,3 +326,54 @@ async def test_the_attempt_that_was_accepted_is_the_one_asked_about(db, seed, pr
     wait_until(lambda: sandbox.ledger(kind="event", landed_delivery=str(delivery.id))[1:])
     await provider.asked()
     assert (await delivery_row(seed, delivery))["state"] == "delivered"
+
+
+# -- routes that cannot be asked -----------------------------------------------------------------------------
+
+UNASKED = {
+    "vonage": {"adapter": "vonage", "api_key": "abcd1234", "api_secret": "x", "sender": "a", "signature_secret": "x"}
+}
+
+
+def unasked(**changes: Any) -> Settings:
+    return Settings(providers=UNASKED, routes={"sms": ("vonage",)}, **changes)
+
+
+async def made_through(seed: psycopg.AsyncConnection, account: str, *, state: str, channel: str, age: timedelta) -> Any:
+    """A delivery whose attempt went through this account so long ago."""
+    delivery = await make_delivery(seed, state=state, attempt=False, channel=channel, provider=account)
+    settled = (
+        {"state": "accepted", "outcome": "accepted"} if state == "sent" else {"state": state, "outcome": "unknown"}
+    )
+    await make_attempt(seed, delivery, provider=account, opened_at=datetime.now(UTC) - age, **settled)
+    return delivery
+
+
+async def test_a_route_that_cannot_be_asked_is_looked_at_once_more_and_ends_by_its_own_name(db, seed):
+    settings = unasked()
+    providers = ProviderSet(settings.providers)
+    fresh = await made_through(seed, "vonage", state="sent", channel="sms", age=timedelta(minutes=20))
+    old = await made_through(seed, "vonage", state="sent", channel="sms", age=timedelta(hours=13))
+    await reconcile(db, providers, settings, limit=10)
+    [row] = await rows(seed, "SELECT state, due_at - now() AS wait FROM store.deliveries WHERE id = %s", fresh.id)
+    assert row["state"] == "sent"
+    assert timedelta(hours=11) < row["wait"] < timedelta(hours=12)
+    [row] = await rows(seed, "SELECT state, reason FROM store.deliveries WHERE id = %s", old.id)
+    assert (row["state"], row["reason"]) == ("unconfirmed", "not_acknowledged")
+
+
+async def test_where_the_receiver_drops_copies_an_unknown_outcome_goes_out_again_whatever_the_policy(db, seed):
+    settings = unasked()
+    delivery = await made_through(seed, "webhooks", state="ambiguous", channel="webhook", age=timedelta(minutes=1))
+    await seed.execute("UPDATE store.categories SET ambiguity_policy = 'park'")
+    await reconcile(db, ProviderSet(settings.providers), settings, limit=10)
+    [row] = await rows(seed, "SELECT state, reason, failures FROM store.deliveries WHERE id = %s", delivery.id)
+    assert (row["state"], row["reason"], row["failures"]) == ("queued", "retry", 1)
+
+
+async def test_what_was_not_recorded_in_the_inbox_is_put_there_again(db, seed):
+    settings = unasked()
+    delivery = await made_through(seed, "inbox", state="ambiguous", channel="in_app", age=timedelta(minutes=1))
+    await reconcile(db, ProviderSet(settings.providers), settings, limit=10)
+    [row] = await rows(seed, "SELECT state FROM store.deliveries WHERE id = %s", delivery.id)
+    assert row["state"] == "queued"

@@ -162,7 +162,7 @@ async def second_of_two(dsn: str, first: AsyncConnection, second: AsyncConnectio
 
 OPERATORS_FUNCTIONS = {
     "cancel", "hold", "release", "replay", "resolve", "suppress", "unsuppress", "explain", "timeline",
-    "rendered", "replay_endpoint",
+    "rendered", "replay_endpoint", "price",
 }  # fmt: skip
 
 

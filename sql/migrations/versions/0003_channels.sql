@@ -220,6 +220,8 @@ CREATE TABLE store.endpoints (
 COMMENT ON COLUMN store.endpoints.events IS
     'Which delivery-status events it is sent: delivery.delivered, delivery.*, *; none for one that is only a target';
 COMMENT ON COLUMN store.endpoints.failing_since IS 'Of the run of failures with no success between; NULL while it works';
+-- Of what went to one endpoint: an address that is an id is looked for by people, and replayed.
+CREATE INDEX deliveries_endpoint ON store.deliveries (address, id) WHERE channel IN ('webhook', 'chat');
 CREATE INDEX endpoints_tenant ON store.endpoints (tenant_id, id);
 CREATE INDEX endpoints_listening ON store.endpoints (tenant_id) WHERE status = 'enabled' AND cardinality(events) > 0;
 
