@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -22,9 +23,11 @@ from app.flows.inbox import Hub
 from app.settings import Settings
 from app.store import inbox as store
 from app.store.inbox import Inbox
-from tests.factories import make_tenant
+from tests.factories import make_category, make_recipient, make_template, make_tenant
 from tests.inboxes import INBOX, deliver, hint, sign_for, until
 from tests.rest import Rest
+from tests.shop import SEND
+from tests.system import Program
 
 STREAM = f"{INBOX}/stream"
 
@@ -233,6 +236,46 @@ async def test_another_process_hears_of_it_too(served, tenant, ada, dsn, tmp_pat
 async def test_an_idle_stream_is_kept_open_by_comments(served, ada):
     async with served.tab(ada) as tab:
         await until(lambda: tab.comments >= 3)
+
+
+# -- the whole way -----------------------------------------------------------------------------------------------
+
+
+async def test_what_is_sent_shows_at_once_and_is_delivered_when_the_client_says_so(served, tenant, ada, dsn, tmp_path):
+    conn, hello = served.rest.conn, {"subject": "Order {{ order_id }}", "html": None}
+    await make_recipient(conn, tenant_id=tenant.id, id="ada")
+    await make_category(conn, tenant_id=tenant.id, name="orders", channels=["in_app"])
+    await make_template(conn, tenant_id=tenant.id, template_id="order", channel="in_app", **hello)
+    producer = await served.rest.client(tenant.id)
+    foreign = {name: value for name, value in os.environ.items() if not name.startswith("LANDED_")}
+    own = {"LANDED_CONFIG": str(tmp_path / "none.toml"), "LANDED_DATABASE_URL": dsn, "LANDED_DATA_DIR": str(tmp_path)}
+    worker = Program("jobs.worker", foreign | own, tmp_path / "worker.out")
+    worker.start()
+    try:
+        async with served.tab(ada) as tab, httpx.AsyncClient(base_url=served.url) as client:
+            await tab.until("counts")
+            order = {"recipient_id": "ada", "category": "orders", "template_id": "order"}
+            key = {"Idempotency-Key": "order:1"}
+            sent = await producer.post(SEND, json=order | {"variables": {"order_id": "A-1"}}, headers=key)
+            assert sent.status_code == 202, sent.text
+            item = (await tab.until("item"))[-1].data
+            assert (item["title"], item["body"]) == ("Order A-1", "Order A-1 is on its way.")
+            assert item["notification_id"] == sent.json()["id"]
+
+            async def state() -> str:
+                shown = (await producer.get(f"/api/v1/notifications/{sent.json()['id']}")).json()
+                return "".join(delivery["state"] for delivery in shown["deliveries"])
+
+            assert await state() == "sent"
+            client.headers["Authorization"] = f"Bearer {ada}"
+            await client.post(f"{INBOX}/{item['id']}/ack")
+
+            async def delivered() -> bool:
+                return await state() == "delivered"
+
+            await until(delivered)
+    finally:
+        await asyncio.to_thread(worker.stop)
 
 
 # -- coming back -------------------------------------------------------------------------------------------------
