@@ -196,8 +196,8 @@ def test_a_payload_of_exactly_4096_bytes_is_sent():
 
 
 @given(
-    st.text(max_size=300),
-    st.text(max_size=300),
+    st.text(max_size=100),
+    st.text(max_size=100),
     st.dictionaries(st.text(max_size=20), st.text(max_size=50), max_size=5),
 )
 def test_any_words_become_a_payload_that_can_be_read(title, body, data):

@@ -250,8 +250,8 @@ def test_test_mode_is_the_accounts_or_the_messages(account, message):
 
 
 @given(
-    st.text(max_size=300),
-    st.text(max_size=300),
+    st.text(max_size=100),
+    st.text(max_size=100),
     st.dictionaries(st.text(max_size=20), st.text(max_size=50), max_size=5),
 )
 def test_any_words_become_a_message_that_can_be_read(title, body, data):
