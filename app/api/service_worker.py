@@ -1,0 +1,58 @@
+"""The service worker and the script beside it, for Web Push in browsers (R-109)."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from litestar import Request, Response, get
+from litestar.status_codes import HTTP_200_OK, HTTP_304_NOT_MODIFIED
+
+from app.api.headers import header
+
+HERE = Path(__file__).parent / "static"
+
+# The policy of a worker is that of its script: it acknowledges wherever a push says, and shows pictures from anywhere.
+POLICY = "default-src 'none'; connect-src *; img-src *"
+HEADERS = {
+    "content-type": "text/javascript; charset=utf-8",
+    # Asked for anew each time, and not sent anew: a corrected worker must not wait for caches.
+    "cache-control": "no-cache",
+    # Both are there for pages of other origins; one that isolates itself (COEP) must be told so.
+    "cross-origin-resource-policy": "cross-origin",
+    "content-security-policy": POLICY,
+    # From /push/, it may look after the whole site (Service Workers, 7.1).
+    "service-worker-allowed": "/",
+}
+
+
+@get("/push/landed-sw.js", include_in_schema=False, sync_to_thread=False)
+def worker(request: Request[Any, Any, Any]) -> Response[bytes]:
+    return _answer(request, WORKER)
+
+
+@get("/push/landed-push.js", include_in_schema=False, sync_to_thread=False)
+def helper(request: Request[Any, Any, Any]) -> Response[bytes]:
+    return _answer(request, HELPER)
+
+
+def _script(name: str) -> tuple[bytes, str]:
+    """A file and its tag."""
+    content = (HERE / name).read_bytes()
+    return content, f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+
+
+WORKER = _script("landed-sw.js")
+HELPER = _script("landed-push.js")
+
+
+def _answer(request: Request[Any, Any, Any], script: tuple[bytes, str]) -> Response[bytes]:
+    content, tag = script
+    headers = HEADERS | {"etag": tag}
+    if tag in (header(request.scope, b"if-none-match") or ""):
+        return Response(b"", status_code=HTTP_304_NOT_MODIFIED, headers=headers)
+    return Response(content, status_code=HTTP_200_OK, headers=headers)
+
+
+routes = [worker, helper]
