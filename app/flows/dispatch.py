@@ -318,11 +318,6 @@ class Dispatcher:
             return Outcome(OutcomeKind.RELEASED, "shutting down" if self._stopping else "too late after its intent")
         loop = asyncio.get_running_loop()
         try:
-            token = await self._access.get(
-                self.lane.provider, provider, datetime.now(UTC), loop.time() + self._settings.times.send_seconds
-            )
-            if isinstance(token, Outcome):
-                return token
             message = compose(
                 claimed,
                 job.rendered,
@@ -331,6 +326,11 @@ class Dispatcher:
                 settings=self._settings,
                 signing_key=self._signing_key,
             )
+            token = await self._access.get(
+                self.lane.provider, provider, datetime.now(UTC), loop.time() + self._settings.times.send_seconds
+            )
+            if isinstance(token, Outcome):
+                return token
             request = provider.build(message, self._context(token))
         except InvalidFields as error:
             return Outcome(OutcomeKind.REJECTED, error.detail)

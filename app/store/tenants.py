@@ -45,8 +45,8 @@ class ApiKey:
 async def create_tenant(
     conn: Connection, name: str, sender: str, reply_to: str | None = None, promotional_sender: str | None = None
 ) -> Tenant:
-    """``sender`` is the default From of its email, ``reply_to`` the default Reply-To, ``promotional_sender`` the From of
-    promotional email, on a domain of its own (R-117).
+    """``sender`` is the default From of its email, ``reply_to`` the default Reply-To, ``promotional_sender`` the From
+    of promotional email, on a domain of its own (R-117).
 
     Raises psycopg.errors.UniqueViolation when the name is taken, CheckViolation when it is not one
     (``[a-z0-9][a-z0-9_-]*``, at most 63 characters) or a header would break.
