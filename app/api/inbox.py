@@ -117,7 +117,7 @@ class ActedOn:
 class InboxController(Controller):
     path = "/api/v1/inbox"
     tags = ("inbox",)
-    dependencies = {"recipient": Provide(guarded, sync_to_thread=False)}  # noqa: RUF012 - as the base class declares it
+    dependencies = {"recipient": Provide(guarded, sync_to_thread=False)}
 
     @get(summary="List the inbox", guards=[FOR_READING], operation_class=lists(ListQuery))
     async def list_newest(self, request: Request[Any, Any, Any], api: Api, recipient: OfRecipient) -> InboxPage:

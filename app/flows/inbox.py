@@ -185,7 +185,8 @@ class Hub:
         self._look = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
         self._announcing: asyncio.Task[None] | None = None
-        self._readers: set[asyncio.Task[None]] = set()
+        self._readers = 0
+        self._reading: set[asyncio.Task[None]] = set()
         self.closing = False
 
     @property
@@ -234,10 +235,11 @@ class Hub:
         """What changed since, read together with whatever others ask in the meantime. Raises Unavailable."""
         answer: asyncio.Future[Changes] = asyncio.get_running_loop().create_future()
         self._asked.append((inbox, after, answer))
-        if len(self._readers) < READERS_MAX:
+        if self._readers < READERS_MAX:
+            self._readers += 1
             task = asyncio.create_task(self._read())
-            self._readers.add(task)
-            task.add_done_callback(self._readers.discard)
+            self._reading.add(task)
+            task.add_done_callback(self._reading.discard)
         return await answer
 
     def close_streams(self) -> None:
@@ -252,7 +254,7 @@ class Hub:
         self.close_streams()
         if self._watching is not None:
             self._watching.cancel()
-        tasks = {self._watching, self._announcing, *self._readers} - {None}
+        tasks = (self._watching, self._announcing, *self._reading)
         await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)
 
     def _stir(self, inbox: Inbox) -> None:
@@ -260,21 +262,26 @@ class Hub:
             follower.stir()
 
     async def _read(self) -> None:
-        while self._asked:
-            batch, self._asked = self._asked[:READ_MAX], self._asked[READ_MAX:]
-            waiting = [(inbox, after, answer) for inbox, after, answer in batch if not answer.done()]
-            try:
-                async with self._db.transaction() as conn:
-                    found = await store.changes(conn, [(inbox, after) for inbox, after, _ in waiting], page=PAGE)
-                for (_, _, answer), changes in zip(waiting, found, strict=True):
-                    if not answer.done():
-                        answer.set_result(changes)
-            except (psycopg.Error, Unavailable) as error:
-                log.info("inbox_read_failed", error=type(error).__name__)
-            finally:  # whoever waits is answered, whatever happened
-                for _, _, answer in waiting:
-                    if not answer.done():
-                        answer.set_exception(Unavailable("the database cannot be asked", retry_after_seconds=1))
+        try:
+            while self._asked:
+                batch, self._asked = self._asked[:READ_MAX], self._asked[READ_MAX:]
+                await self._answer([asked for asked in batch if not asked[2].done()])
+        finally:
+            self._readers -= 1  # in the step that found nobody asking: who asks in the next one finds no reader
+
+    async def _answer(self, asked: Sequence[tuple[Inbox, int | None, asyncio.Future[Changes]]]) -> None:
+        try:
+            async with self._db.transaction() as conn:
+                found = await store.changes(conn, [(inbox, after) for inbox, after, _ in asked], page=PAGE)
+            for (_, _, answer), changes in zip(asked, found, strict=True):
+                if not answer.done():
+                    answer.set_result(changes)
+        except (psycopg.Error, Unavailable) as error:
+            log.info("inbox_read_failed", error=type(error).__name__)
+        finally:  # whoever waits is answered, whatever happened
+            for _, _, answer in asked:
+                if not answer.done():
+                    answer.set_exception(Unavailable("the database cannot be asked", retry_after_seconds=1))
 
     async def _announce(self) -> None:
         try:

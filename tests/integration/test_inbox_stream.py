@@ -538,3 +538,18 @@ async def test_a_hint_at_anyone_makes_only_those_look_who_have_something_new(dsn
             assert await ada.stirring(20)
             assert not await bo.stirring(0)
         await hub.close()
+
+
+async def test_whoever_asks_while_the_readers_are_just_done_is_answered(dsn, monkeypatch):
+    monkeypatch.setattr("app.flows.inbox.READERS_MAX", 1)
+    async with Database(dsn, name="landed api") as db:
+        hub = Hub(db, followers_max=100)
+        whose = [Inbox(1, f"user-{n}") for n in range(8)]
+
+        async def ask(inbox: Inbox) -> None:
+            for _ in range(100):
+                await hub.read(inbox, 0)
+
+        async with asyncio.timeout(20):
+            await asyncio.gather(*map(ask, whose))
+        await hub.close()
