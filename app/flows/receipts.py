@@ -33,7 +33,7 @@ DAY_SECONDS = 86400
 # Programs that fetch what is in a message before, or instead of, a person. Apple's mail privacy proxy says no more than
 # "Mozilla/5.0" of itself; the image proxies of Gmail and Yahoo fetch for a person who opens the message.
 MACHINE = re.compile(
-    r"bot\b|crawl|spider|slurp|prefetch|preview|scan|monitor|headless|python|curl|wget|java/|go-http|okhttp|axios"
+    r"(?<!\bcu)bot\b|crawl|spider|slurp|prefetch|preview|scan|monitor|headless|python|curl|wget|java/|go-http|axios"
     r"|libwww|facebookexternalhit|barracuda|mimecast|proofpoint|^Mozilla/5\.0$",
     re.IGNORECASE,
 )
