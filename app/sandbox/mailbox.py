@@ -114,6 +114,7 @@ async def mailbox(request: AnyRequest, to: str = "", provider: str = "", pause: 
         webhooks_posted=sandbox.world.counts[Kind.WEBHOOK],
         webhooks_owed=sum(posts for _, posts in sandbox.world.owed.values()),
         books=_books(sandbox),
+        mailgun=sandbox.protocols["mailgun"].settings,
     )
 
 

@@ -614,6 +614,29 @@ def test_a_torn_last_line_is_dropped_at_the_next_start(tmp_path):
         assert seqs == list(range(1, len(seqs) + 1))
 
 
+def test_a_ledger_from_when_there_was_one_provider_is_still_read(tmp_path):
+    newer = ("provider", "channel", "landed_delivery", "landed_attempt", "callback", "details")
+    with SandboxProcess(tmp_path / "ledger.jsonl") as sandbox:
+        to = address("bounce")
+        send(sandbox, to, **{"v:landed_delivery": "d-old"})
+        sandbox.wait_until_settled()
+        happened = events(sandbox)
+        sandbox.stop()
+        entries = [json.loads(line) for line in sandbox.ledger_path.read_text().splitlines()]
+        for entry in entries:
+            del entry["provider"]
+            if entry["data"] is not None:
+                entry["data"] = {name: value for name, value in entry["data"].items() if name not in newer}
+        sandbox.ledger_path.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+
+        sandbox.start()
+
+        assert events(sandbox) == happened
+        assert sandbox.summary()["deliveries"] == {"d-old": 1}
+        assert sandbox.api.get(f"/bounces/{to}").status_code == 200
+        assert to in httpx.get(f"{sandbox.url}/").text
+
+
 def test_a_ledger_has_one_writer(sandbox):
     second = subprocess.run(
         [sys.executable, "-m", "app.sandbox", "--port=0", f"--ledger={sandbox.ledger_path}"],

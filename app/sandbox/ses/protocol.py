@@ -44,10 +44,11 @@ from app.sandbox.ses.sns import Topic
 from app.sandbox.ses.submission import Rejected, Submission, read_submission
 from app.sandbox.world import Message, SubscriptionData
 
-#: How long SNS waits before it asks an endpoint again that has not confirmed; shorter than at AWS, where it asks but
-#: three times.
-CONFIRM_SECONDS: Final = 3.0
-CONFIRM_SECONDS_MIN: Final = 0.05
+#: Waits before an endpoint that has not confirmed is asked again: the first, which then doubles, and the longest. Where
+#: SNS asks but three times, the sandbox does not give up on an API that is still starting.
+CONFIRM_SECONDS: Final = 1.0
+CONFIRM_SECONDS_MAX: Final = 30.0
+CONFIRM_SECONDS_MIN: Final = 0.05  # whatever the speed
 
 _VALIDATED: Final = "Successfully validated SNS topic for Amazon SES event publishing."
 _CONFIRMED: Final = (
@@ -280,7 +281,7 @@ class Ses(HttpProtocol):
 
     async def _ask(self, endpoint: str) -> None:
         await asyncio.to_thread(lambda: self.topic.certificate)  # making a key takes a while
-        wait = max(CONFIRM_SECONDS_MIN, self.sandbox.config.scaled(CONFIRM_SECONDS))
+        wait = CONFIRM_SECONDS
         told: tuple[int | None, str | None] | None = None
         while not self._is_confirmed:
             found = await self.sandbox.sender.send(
@@ -289,7 +290,8 @@ class Ses(HttpProtocol):
             if found != told:
                 told = found
                 self._record(endpoint, confirmed=self._is_confirmed, status=found[0], note=found[1] or "asked")
-            await asyncio.sleep(wait)
+            await asyncio.sleep(max(CONFIRM_SECONDS_MIN, self.sandbox.config.scaled(wait)))
+            wait = min(2 * wait, CONFIRM_SECONDS_MAX)
 
     def confirmed(self) -> None:
         """The subscriber has confirmed: everything kept for it goes out, after a line of plain text."""
