@@ -14,6 +14,7 @@ import signal
 import socket
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
 from uuid import UUID, uuid4
 
 import psycopg
@@ -23,7 +24,7 @@ import uvloop
 from app.db import HOT_PATH_OPTIONS, Database, listen
 from app.domain.models import NotificationClass
 from app.domain.plan import ROUTE_DEFAULT, lane_of
-from app.errors import LandedError, Unavailable
+from app.errors import ConfigurationError, LandedError, Unavailable
 from app.flows.apply import apply
 from app.flows.dispatch import Dispatcher, Lane
 from app.flows.fan_out import fan_out
@@ -61,12 +62,23 @@ def lanes_of(settings: Settings) -> list[Lane]:
     ]
 
 
+def matching(lanes: Sequence[Lane], patterns: Sequence[str]) -> list[Lane]:
+    """Those that any of the patterns names, as a shell would read them; all without patterns (R-046, R-071)."""
+    for pattern in patterns:
+        if not any(fnmatchcase(lane.name, pattern) for lane in lanes):
+            raise ConfigurationError(
+                f"--lanes {pattern} matches no lane; lanes are {', '.join(sorted(lane.name for lane in lanes))}"
+            )
+    return [lane for lane in lanes if not patterns or any(fnmatchcase(lane.name, pattern) for pattern in patterns)]
+
+
 class Worker:
-    def __init__(self, settings: Settings, dsn: str) -> None:
+    def __init__(self, settings: Settings, dsn: str, patterns: Sequence[str] = ()) -> None:
+        """Raises ConfigurationError for a pattern that no lane matches."""
         self.id: UUID = uuid4()
         self.settings = settings
         self.dsn = dsn
-        self.lanes = lanes_of(settings)
+        self.lanes = matching(lanes_of(settings), patterns)
         self.providers = ProviderSet(settings.providers)
         self.signing_key = signing_secret(settings)
         # Most lanes are idle most of the time: a server takes a hundred connections, and is not ours alone.
@@ -281,19 +293,19 @@ async def _signals(worker: Worker) -> AsyncIterator[None]:
             loop.remove_signal_handler(number)
 
 
-async def _serve(settings: Settings, dsn: str) -> None:
-    worker = Worker(settings, dsn)
+async def _serve(settings: Settings, dsn: str, patterns: Sequence[str]) -> None:
+    worker = Worker(settings, dsn, patterns)
     async with _signals(worker):
         await worker.run()
 
 
-def serve(settings: Settings, dsn: str) -> None:
-    """Runs a worker in this process until it is told to stop."""
+def serve(settings: Settings, dsn: str, patterns: Sequence[str] = ()) -> None:
+    """Runs a worker in this process until it is told to stop. patterns: of the lanes it serves; none for all."""
     # Every delivery makes a few hundred short-lived objects and no cycles: looking for cycles less often is a tenth of
     # the worker's time back, and what was loaded at the start is never looked at again.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
-    uvloop.run(_serve(settings, dsn))
+    uvloop.run(_serve(settings, dsn, patterns))
 
 
 if __name__ == "__main__":

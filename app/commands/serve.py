@@ -23,13 +23,14 @@ def api() -> None:
 
 
 @click.command()
-def worker() -> None:
-    """Run a worker until told to stop; any number may run."""
+@click.option("--lanes", multiple=True, help="Serve only lanes that match, such as 'sms.*'; may be repeated.")
+def worker(lanes: tuple[str, ...]) -> None:
+    """Run a worker until told to stop; any number may run, each for all lanes or for some."""
     from jobs.worker import serve
 
     settings = settings_with_database()
     configure(settings.log_level)
-    serve(settings, dsn_of(settings))
+    serve(settings, dsn_of(settings), lanes)
 
 
 @click.command()

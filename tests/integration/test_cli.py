@@ -15,6 +15,9 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli import COMMANDS, main
+from app.errors import ConfigurationError
+from app.settings import Settings
+from jobs.worker import lanes_of, matching
 from tests.factories import make_delivery, make_notification, make_tenant
 from tests.landed_process import Landed
 from tests.sandbox_process import free_port, wait_until
@@ -318,3 +321,12 @@ def test_doctor_looks_at_the_shape_of_credentials_and_never_shows_them(landed: L
     del account["domain"]
     found = checks(landed, LANDED_PROVIDERS=json.dumps({"mail": account}), **real)
     assert found["provider mail"]["status"] == "fail"
+
+
+def test_a_worker_may_serve_some_lanes_and_says_which_there_are():
+    settings = Settings(routes={}, providers={})
+    served = matching(lanes_of(settings), ["webhook.*", "*.alert.*"])
+    assert {lane.name for lane in served} >= {"webhook.promotional.default", "in_app.alert.default"}
+    assert "in_app.promotional.default" not in {lane.name for lane in served}
+    with pytest.raises(ConfigurationError, match=r"--lanes smoke\.\* matches no lane; lanes are chat\.alert\.default"):
+        matching(lanes_of(settings), ["webhook.*", "smoke.*"])

@@ -1,13 +1,15 @@
 """Templates as files: what a directory must hold, and what is said when it does not."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from app.domain import sms
 from app.domain.models import Channel
 from app.domain.variables import check_declaration, sample
 from app.errors import InvalidFields
-from app.rendering.files import load_templates
+from app.rendering.files import TemplateFile, load_templates
 from app.rendering.pool import RenderPool
 from app.rendering.types import Rendered, RenderJob, TemplateSource
 
@@ -112,24 +114,37 @@ def test_a_wrong_path_is_an_error_and_not_an_empty_push(tmp_path):
     assert "holds no templates" in problems(tmp_path)[0][1]
 
 
+def sources(template: TemplateFile) -> Iterator[tuple[str, TemplateSource]]:
+    """What a version of it says, by channel."""
+    if template.subject is not None:
+        yield "email", TemplateSource(template.template_id, template.subject, template.html, template.text)
+    for channel, content in template.channels.items():
+        extras = tuple(sorted(content.get("extras", {}).items()))
+        yield channel, TemplateSource(template.template_id, content.get("subject", ""), None, content["text"], extras)
+
+
 async def test_every_example_template_declares_what_it_reads_and_renders():
     pool = RenderPool()
     try:
         for template in load_templates(EXAMPLES):
-            source = TemplateSource(template.template_id, template.subject, template.html, template.text)
-            check = await pool.check(source)
-            assert check.errors == ()
-            assert check_declaration(template.variables, check.variables) == []
-            assert check.variables == template.variables.keys()
-            required = {name for name, spec in template.variables.items() if spec["required"]}
-            examples = sample(template.variables)
-            least = {name: value for name, value in examples.items() if name in required}
-            for rendered in await pool.render([RenderJob(source, examples), RenderJob(source, least)]):
-                assert isinstance(rendered, Rendered)
-                assert rendered.subject
-                assert rendered.html
-                assert "{" not in rendered.text
-                assert "&" not in rendered.text
+            used: frozenset[str] = frozenset()
+            for channel, source in sources(template):
+                check = await pool.check(source)
+                assert check.errors == ()
+                used |= check.variables
+                required = {name for name, spec in template.variables.items() if spec["required"]}
+                examples = sample(template.variables)
+                least = {name: value for name, value in examples.items() if name in required}
+                for rendered in await pool.render([RenderJob(source, examples), RenderJob(source, least)]):
+                    assert isinstance(rendered, Rendered)
+                    assert rendered.subject or channel == "sms"
+                    assert rendered.html or channel != "email"
+                    assert "{" not in rendered.text
+                    assert "&" not in rendered.text
+                    assert all(rendered.extras.values())
+                    assert channel != "sms" or sms.size(rendered.text).segments == 1
+            assert check_declaration(template.variables, used) == []
+            assert used == template.variables.keys()
     finally:
         await pool.stop()
 
