@@ -11,8 +11,11 @@ from app.sandbox.postmark.protocol import Postmark
 from app.sandbox.protocol import Protocol
 from app.sandbox.sendgrid.protocol import SendGrid
 from app.sandbox.ses.protocol import Ses
+from app.sandbox.sms.sinch import Sinch
+from app.sandbox.sms.twilio import Twilio
+from app.sandbox.sms.vonage import Vonage
 from app.sandbox.smtp.protocol import Smtp
 
 PROTOCOLS: Final[Mapping[str, type[Protocol]]] = MappingProxyType(
-    {kind.name: kind for kind in (Mailgun, Ses, SendGrid, Postmark, Smtp)}
+    {kind.name: kind for kind in (Mailgun, Ses, SendGrid, Postmark, Smtp, Twilio, Sinch, Vonage)}
 )

@@ -64,7 +64,7 @@ class WebhookSender:
             async with self._client.request(
                 outgoing.method,
                 outgoing.url or url,
-                data=outgoing.body,
+                data=outgoing.body or None,
                 headers=outgoing.headers,
                 timeout=aiohttp.ClientTimeout(total=timeout_seconds),
                 allow_redirects=False,
