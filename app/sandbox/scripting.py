@@ -6,7 +6,7 @@ The words are the sandbox's own. Each protocol says them in its vendor's, or lea
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
@@ -120,7 +120,8 @@ class Book:
     """The scripts of one channel.
 
     title, lead: how the mailbox page introduces them. key: finds a script's name in a recipient. default: what any
-    other recipient gets. groups: by what the scripts are about. unlisted: known to the ledger, not to be asked for.
+    other recipient gets. groups: by what the scripts are about; scripts: all of them by name.
+    unlisted: known to the ledger, not to be asked for.
     """
 
     title: str
@@ -129,10 +130,11 @@ class Book:
     default: Script
     groups: Mapping[str, tuple[Script, ...]]
     unlisted: tuple[Script, ...] = ()
+    scripts: Mapping[str, Script] = field(init=False, repr=False, compare=False)
 
-    @property
-    def scripts(self) -> Mapping[str, Script]:
-        return MappingProxyType({script.name: script for group in self.groups.values() for script in group})
+    def __post_init__(self) -> None:
+        scripts = {script.name: script for group in self.groups.values() for script in group}
+        object.__setattr__(self, "scripts", MappingProxyType(scripts))
 
     def script_for(self, recipient: str, provider: str) -> Script:
         """The script a recipient asks for at this provider; the default when it asks for none."""
