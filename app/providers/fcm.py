@@ -43,6 +43,7 @@ from app.providers.reading import at, document, items, number, retry_after, text
 
 HOST: Final = "https://fcm.googleapis.com"
 TOKEN_URI: Final = "https://oauth2.googleapis.com/token"  # noqa: S105 - an address
+AUDIENCE: Final = TOKEN_URI  # wherever the token is asked for: Google's own libraries say no other
 SCOPE: Final = "https://www.googleapis.com/auth/firebase.messaging"
 GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 ASSERTION_SECONDS: Final = 3600  # the longest that Google takes
@@ -120,7 +121,7 @@ class Fcm(Provider[PushMessage]):
         claims = {
             "iss": self.account.client_email,
             "scope": SCOPE,
-            "aud": self.account.token_uri,
+            "aud": AUDIENCE,
             "iat": issued_at,
             "exp": issued_at + ASSERTION_SECONDS,
         }

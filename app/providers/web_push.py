@@ -127,7 +127,8 @@ class WebPush(Provider[PushMessage]):
         check_size(message, len(payload), PAYLOAD_BYTES_MAX)
         seconds = int((message.expires_at - context.now).total_seconds())
         headers = {
-            "Authorization": f"vapid t={self._sign(origin, context.now)}, k={self.public_key}",
+            # Without a space after the comma: some read only that, and all read that.
+            "Authorization": f"vapid t={self._sign(origin, context.now)},k={self.public_key}",
             "Content-Encoding": "aes128gcm",
             "Content-Type": "application/octet-stream",
             "TTL": str(min(max(seconds, 0), TTL_SECONDS_MAX)),

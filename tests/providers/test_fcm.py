@@ -104,6 +104,16 @@ def test_a_token_is_asked_for_with_a_jwt_of_the_service_account():
     }
 
 
+def test_the_audience_is_googles_wherever_the_token_is_asked_for():
+    """As Google's own libraries have it: a sandbox changes where we ask, not whom the assertion is for."""
+    request = Fcm(replace(ACCOUNT, token_uri="http://127.0.0.1:8025/token")).build_access(NOW)
+    assert request is not None
+    assert request.url == "http://127.0.0.1:8025/token"
+    (assertion,) = parse_qs(request.body.decode())["assertion"]
+    claims = jwt.decode(assertion, options={"verify_signature": False})
+    assert claims["aud"] == "https://oauth2.googleapis.com/token"
+
+
 def test_a_token_is_good_for_as_long_as_google_says():
     given = FCM.interpret_access(
         answer(200, {"access_token": "ya29.x", "expires_in": 3599, "token_type": "Bearer"}), NOW
