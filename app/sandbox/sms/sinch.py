@@ -55,7 +55,7 @@ _REFUSALS: Final[Mapping[str, tuple[int, str, str]]] = {
     Reason.BROKEN: (500, "internal_error", "Internal server error"),
     Reason.UNAUTHORIZED: (401, "unauthorized", "Missing or invalid token"),
     Reason.SENDER_REFUSED: (403, "forbidden", "The service plan may not send from {sender}"),
-    Reason.INVALID_RECIPIENT: (400, INVALID_FORMAT, "to: '{recipient}' is not a valid phone number"),
+    Reason.INVALID_RECIPIENT: (400, INVALID_FORMAT, "Field 'to': {recipient} is not a valid phone number"),
     Reason.CONTENT_REFUSED: (400, VIOLATION, f"body: size must be between 1 and {MAX_TEXT}"),
 }
 #: Status and code of a text that did not get through, by why.
@@ -138,7 +138,7 @@ def _read(body: bytes) -> tuple[Batch, list[str]]:
         raise Refused(INVALID_FORMAT, "callback_url: not a valid URL")
     numbers = [e164(number) for number in batch.to]
     if wrong := next((given for given, number in zip(batch.to, numbers, strict=True) if number is None), None):
-        raise Refused(INVALID_FORMAT, f"to: '{wrong}' is not a valid phone number")
+        raise Refused(INVALID_FORMAT, f"Field 'to': {wrong} is not a valid phone number")
     return batch, [number for number in numbers if number]
 
 
