@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
 from psycopg import AsyncConnection
 
+from app.api import server as api_server
 from app.domain import recipient_tokens
+from app.flows.inbox import Hub
+from app.settings import Settings
 from app.store import inbox, recipient_secrets
 from app.store.inbox import NewItem
 from tests.factories import make_attempt, make_delivery
@@ -80,3 +86,39 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float 
             if await holds if inspect.isawaitable(holds) else holds:
                 return True
             await asyncio.sleep(0.01)
+
+
+@dataclass
+class Served:
+    """A running server. url: where; rest: its application and another session."""
+
+    url: str
+    server: api_server.Server
+    rest: Rest
+    task: asyncio.Task[None]
+
+    @property
+    def hub(self) -> Hub:
+        return self.rest.app.state.api.inbox
+
+    async def stop(self) -> None:
+        self.server.should_exit = True
+        await self.task
+
+
+@contextlib.asynccontextmanager
+async def serving(dsn: str, data_dir: Path, *, port: int = 0, **inbox: Any) -> AsyncIterator[Served]:
+    settings = Settings(database_url=dsn, data_dir=data_dir, api={"port": port}, inbox=inbox)
+    server = api_server.server(settings)
+    async with (
+        contextlib.AsyncExitStack() as stack,
+        await AsyncConnection.connect(dsn, autocommit=True, application_name="landed tests") as conn,
+    ):
+        task = asyncio.create_task(server.serve())
+        await until(lambda: server.started or task.done())
+        port = server.servers[0].sockets[0].getsockname()[1]
+        served = Served(f"http://127.0.0.1:{port}", server, Rest(server.config.app, conn, stack), task)
+        try:
+            yield served
+        finally:
+            await served.stop()

@@ -7,9 +7,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,15 +15,12 @@ import httpx
 import pytest
 from psycopg import AsyncConnection
 
-from app.api import server as api_server
 from app.db import Database
 from app.flows.inbox import Hub
-from app.settings import Settings
 from app.store import inbox as store
 from app.store.inbox import Inbox
 from tests.factories import make_category, make_recipient, make_template, make_tenant
-from tests.inboxes import INBOX, deliver, hint, sign_for, until
-from tests.rest import Rest
+from tests.inboxes import INBOX, Served, deliver, hint, serving, sign_for, until
 from tests.shop import SEND
 from tests.system import Program
 
@@ -42,11 +37,11 @@ class Event:
 class Tab:
     """One EventSource, in the words of its specification (WHATWG HTML, 9.2.6), that does not come back by itself."""
 
-    def __init__(self, url: str, token: str, *, last_event_id: str | None = None, **query: Any) -> None:
+    def __init__(self, served: Served, token: str, *, last_event_id: str | None = None, **query: Any) -> None:
         self.last_event_id = last_event_id
         self.comments = 0
         self.retry_ms: int | None = None
-        self._url = url
+        self._url = served.url
         self._query = {"access_token": token, **query}
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
 
@@ -108,45 +103,6 @@ class Tab:
         return self._events.qsize()
 
 
-@dataclass
-class Served:
-    """A running server. url: where; rest: its application and another session."""
-
-    url: str
-    server: api_server.Server
-    rest: Rest
-    task: asyncio.Task[None]
-
-    @property
-    def hub(self) -> Hub:
-        return self.rest.app.state.api.inbox
-
-    def tab(self, token: str, **more: Any) -> Tab:
-        return Tab(self.url, token, **more)
-
-    async def stop(self) -> None:
-        self.server.should_exit = True
-        await self.task
-
-
-@contextlib.asynccontextmanager
-async def serving(dsn: str, data_dir: Path, **inbox: Any) -> AsyncIterator[Served]:
-    settings = Settings(database_url=dsn, data_dir=data_dir, api={"port": 0}, inbox=inbox)
-    server = api_server.server(settings)
-    async with (
-        contextlib.AsyncExitStack() as stack,
-        await AsyncConnection.connect(dsn, autocommit=True, application_name="landed tests") as conn,
-    ):
-        task = asyncio.create_task(server.serve())
-        await until(lambda: server.started or task.done())
-        port = server.servers[0].sockets[0].getsockname()[1]
-        served = Served(f"http://127.0.0.1:{port}", server, Rest(server.config.app, conn, stack), task)
-        try:
-            yield served
-        finally:
-            await served.stop()
-
-
 @pytest.fixture
 async def served(dsn, tmp_path):
     async with serving(dsn, tmp_path, heartbeat_seconds=0.05) as served:
@@ -177,7 +133,7 @@ def titles(events: list[Event]) -> list[str]:
 
 async def test_a_stream_begins_with_the_counts_and_tells_each_item_as_it_comes(served, tenant, ada):
     await send(served, tenant, "ada", "before")
-    async with served.tab(ada) as tab:
+    async with Tab(served, ada) as tab:
         assert tab.response.status_code == 200
         assert tab.response.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert tab.response.headers["cache-control"] == "no-store"
@@ -197,8 +153,8 @@ async def test_every_tab_of_a_recipient_is_told_and_nobody_else(served, tenant, 
         await sign_for(served.rest.conn, other_tenant, "ada"),
     ]
     async with contextlib.AsyncExitStack() as stack:
-        tabs = [await stack.enter_async_context(served.tab(ada)) for _ in range(3)]
-        others = [await stack.enter_async_context(served.tab(token)) for token in strangers]
+        tabs = [await stack.enter_async_context(Tab(served, ada)) for _ in range(3)]
+        others = [await stack.enter_async_context(Tab(served, token)) for token in strangers]
         for tab in tabs + others:
             await tab.until("counts")
         await send(served, tenant, "ada", "for ada")
@@ -213,7 +169,7 @@ async def test_every_tab_of_a_recipient_is_told_and_nobody_else(served, tenant, 
 
 async def test_what_one_tab_does_the_others_see(served, tenant, ada):
     await send(served, tenant, "ada", "hello")
-    async with served.tab(ada) as tab, httpx.AsyncClient(base_url=served.url) as client:
+    async with Tab(served, ada) as tab, httpx.AsyncClient(base_url=served.url) as client:
         await tab.until("counts")
         client.headers["Authorization"] = f"Bearer {ada}"
         [item] = (await client.get(INBOX)).json()["items"]
@@ -225,7 +181,11 @@ async def test_what_one_tab_does_the_others_see(served, tenant, ada):
 
 
 async def test_another_process_hears_of_it_too(served, tenant, ada, dsn, tmp_path):
-    async with serving(dsn, tmp_path) as other, other.tab(ada) as tab, httpx.AsyncClient(base_url=served.url) as client:
+    async with (
+        serving(dsn, tmp_path) as other,
+        Tab(other, ada) as tab,
+        httpx.AsyncClient(base_url=served.url) as client,
+    ):
         await tab.until("counts")
         await deliver(served.rest.conn, tenant, "ada")  # whose hint is lost; what is done to it is told
         client.headers["Authorization"] = f"Bearer {ada}"
@@ -234,7 +194,7 @@ async def test_another_process_hears_of_it_too(served, tenant, ada, dsn, tmp_pat
 
 
 async def test_an_idle_stream_is_kept_open_by_comments(served, ada):
-    async with served.tab(ada) as tab:
+    async with Tab(served, ada) as tab:
         await until(lambda: tab.comments >= 3)
 
 
@@ -252,7 +212,7 @@ async def test_what_is_sent_shows_at_once_and_is_delivered_when_the_client_says_
     worker = Program("jobs.worker", foreign | own, tmp_path / "worker.out")
     worker.start()
     try:
-        async with served.tab(ada) as tab, httpx.AsyncClient(base_url=served.url) as client:
+        async with Tab(served, ada) as tab, httpx.AsyncClient(base_url=served.url) as client:
             await tab.until("counts")
             order = {"recipient_id": "ada", "category": "orders", "template_id": "order"}
             key = {"Idempotency-Key": "order:1"}
@@ -282,7 +242,7 @@ async def test_what_is_sent_shows_at_once_and_is_delivered_when_the_client_says_
 
 
 async def test_who_comes_back_gets_what_was_missed_and_nothing_twice(served, tenant, ada):
-    async with served.tab(ada, after=0) as tab:
+    async with Tab(served, ada, after=0) as tab:
         await tab.until("counts")
         await send(served, tenant, "ada", "1")
         assert titles(await tab.until("counts")) == ["1"]
@@ -290,7 +250,7 @@ async def test_who_comes_back_gets_what_was_missed_and_nothing_twice(served, ten
     await send(served, tenant, "ada", "2")
     await send(served, tenant, "ada", "3")
     # A browser comes back to the address it first went to: the header counts, not the query.
-    async with served.tab(ada, after=0, last_event_id=last_event_id) as tab:
+    async with Tab(served, ada, after=0, last_event_id=last_event_id) as tab:
         assert titles(await tab.until("counts")) == ["2", "3"]
         await send(served, tenant, "ada", "4")
         assert titles(await tab.until("counts")) == ["4"]
@@ -299,9 +259,9 @@ async def test_who_comes_back_gets_what_was_missed_and_nothing_twice(served, ten
 async def test_a_stream_cut_off_between_two_items_goes_on_after_the_first(served, tenant, ada):
     for n in range(3):
         await send(served, tenant, "ada", str(n))
-    async with served.tab(ada, after=0) as tab:
+    async with Tab(served, ada, after=0) as tab:
         first = await tab.next()
-    async with served.tab(ada, last_event_id=first.id) as tab:
+    async with Tab(served, ada, last_event_id=first.id) as tab:
         assert titles(await tab.until("counts")) == ["1", "2"]
 
 
@@ -309,7 +269,7 @@ async def test_a_long_absence_is_made_good_page_by_page(served, tenant, ada, mon
     monkeypatch.setattr("app.flows.inbox.PAGE", 3)
     for n in range(10):
         await deliver(served.rest.conn, tenant, "ada", str(n))
-    async with served.tab(ada, after=0) as tab:
+    async with Tab(served, ada, after=0) as tab:
         events = await tab.until("counts")
         assert titles(events) == [str(n) for n in range(10)]
         assert [event.id for event in events] == [str(n) for n in range(1, 11)] + ["10"]
@@ -324,7 +284,7 @@ async def test_who_is_cut_off_again_and_again_gets_everything_once_and_in_order(
         seen: list[str] = []
         place: str | None = "0"
         while "last" not in seen:
-            async with served.tab(tokens[name], last_event_id=place) as tab:
+            async with Tab(served, tokens[name], last_event_id=place) as tab:
                 for _ in range(3):
                     event = await tab.next()
                     place = event.id
@@ -343,7 +303,7 @@ async def test_who_is_cut_off_again_and_again_gets_everything_once_and_in_order(
 
 async def test_an_id_this_inbox_never_had_makes_the_client_load_the_list_again(served, tenant, ada):
     await send(served, tenant, "ada", "1")
-    async with served.tab(ada, last_event_id="99") as tab:
+    async with Tab(served, ada, last_event_id="99") as tab:
         reset, counts = await tab.until("counts")
         assert (reset.name, reset.id, counts.id) == ("reset", "1", "1")
         await send(served, tenant, "ada", "2")
@@ -364,16 +324,16 @@ async def test_an_id_of_no_event_is_refused(served, ada, id):
 
 async def test_a_stream_ends_with_its_token(served, tenant):
     token = await sign_for(served.rest.conn, tenant, "ada", ttl_seconds=2)
-    async with served.tab(token) as tab:
+    async with Tab(served, token) as tab:
         assert (await tab.until("end"))[-1].data == {"reason": "token_expired"}
         assert await tab.next() is None
-    async with served.tab(token) as tab:
+    async with Tab(served, token) as tab:
         assert tab.response.status_code == 401
 
 
 async def test_a_stream_ends_when_its_secret_is_taken_back(served, tenant, ada):
     admin_key = await served.rest.client(tenant.id, "admin")
-    async with served.tab(ada) as tab:
+    async with Tab(served, ada) as tab:
         await tab.until("counts")
         await admin_key.post("/api/v1/recipient-signing-secret/rotate", json={"overlap_seconds": 0})
         assert (await tab.until("end"))[-1].data == {"reason": "token_refused"}
@@ -403,9 +363,9 @@ async def test_a_backend_may_follow_with_a_key_until_it_is_revoked(served, tenan
 
 
 async def test_a_token_is_never_logged(served, ada, caplog, capfd):
-    async with served.tab(ada) as tab:
+    async with Tab(served, ada) as tab:
         await tab.until("counts")
-    async with served.tab(f"{ada}x") as tab:
+    async with Tab(served, f"{ada}x") as tab:
         assert tab.response.status_code == 401
     await served.stop()
     ours = [record.getMessage() for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
@@ -419,13 +379,13 @@ async def test_beyond_the_places_there_are_a_client_is_asked_to_come_later(dsn, 
     async with serving(dsn, tmp_path, streams_max=2) as served:
         tenant = await make_tenant(served.rest.conn)
         tokens = [await sign_for(served.rest.conn, tenant, name) for name in ("ada", "bo", "cy")]
-        async with served.tab(tokens[0]) as first:
-            async with served.tab(tokens[1]), served.tab(tokens[2]) as third:
+        async with Tab(served, tokens[0]) as first:
+            async with Tab(served, tokens[1]), Tab(served, tokens[2]) as third:
                 assert third.response.status_code == 503
                 assert int(third.response.headers["retry-after"]) >= 1
                 assert third.response.headers["content-type"] == "application/problem+json"
             await until(lambda: served.hub.followers == 1)
-            async with served.tab(tokens[2]) as third:
+            async with Tab(served, tokens[2]) as third:
                 assert third.response.status_code == 200
             await first.until("counts")
         await until(lambda: served.hub.followers == 0)
@@ -434,7 +394,7 @@ async def test_beyond_the_places_there_are_a_client_is_asked_to_come_later(dsn, 
 async def test_one_recipient_cannot_take_the_places_of_all(served, tenant, ada, monkeypatch):
     monkeypatch.setattr("app.flows.inbox.FOLLOWERS_PER_INBOX_MAX", 2)
     bo = await sign_for(served.rest.conn, tenant, "bo")
-    async with served.tab(ada), served.tab(ada), served.tab(ada) as third, served.tab(bo) as other:
+    async with Tab(served, ada), Tab(served, ada), Tab(served, ada) as third, Tab(served, bo) as other:
         assert third.response.status_code == 429
         assert int(third.response.headers["retry-after"]) >= 1
         assert other.response.status_code == 200
@@ -443,7 +403,7 @@ async def test_one_recipient_cannot_take_the_places_of_all(served, tenant, ada, 
 async def test_streams_hold_no_connections(served, tenant):
     tokens = [await sign_for(served.rest.conn, tenant, f"user-{n}") for n in range(30)]
     async with contextlib.AsyncExitStack() as stack:
-        tabs = [await stack.enter_async_context(served.tab(token)) for token in tokens]
+        tabs = [await stack.enter_async_context(Tab(served, token)) for token in tokens]
         for tab in tabs:
             await tab.until("counts")
 
@@ -472,12 +432,12 @@ async def test_who_takes_nothing_is_let_go_and_nothing_piles_up(served, tenant, 
         sleeper.sendall(f"GET {STREAM}?after=0&access_token={ada} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         await until(lambda: served.hub.followers == 1)
         await until(lambda: served.hub.followers == 0)
-    async with served.tab(ada, after=299) as tab:
+    async with Tab(served, ada, after=299) as tab:
         assert len(titles(await tab.until("counts"))) == 1
 
 
 async def test_a_client_that_goes_away_leaves_nothing_behind(served, ada):
-    async with served.tab(ada) as tab:
+    async with Tab(served, ada) as tab:
         await tab.until("counts")
         assert served.hub.followers == 1
     await until(lambda: served.hub.followers == 0)
@@ -489,7 +449,7 @@ async def test_a_client_that_goes_away_leaves_nothing_behind(served, ada):
 async def test_a_server_told_to_stop_lets_its_streams_go_at_once(dsn, tmp_path):
     async with serving(dsn, tmp_path) as served:
         tenant = await make_tenant(served.rest.conn)
-        async with served.tab(await sign_for(served.rest.conn, tenant, "ada")) as tab:
+        async with Tab(served, await sign_for(served.rest.conn, tenant, "ada")) as tab:
             await tab.until("counts")
             stopping = asyncio.create_task(served.stop())
             assert (await tab.until("end"))[-1].data == {"reason": "closing"}
@@ -499,7 +459,7 @@ async def test_a_server_told_to_stop_lets_its_streams_go_at_once(dsn, tmp_path):
 
 
 async def test_a_stream_outlives_the_connections_to_the_database(served, tenant, ada):
-    async with served.tab(ada) as tab:
+    async with Tab(served, ada) as tab:
         await tab.until("counts")
         await served.rest.rows(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'landed api%%'"
