@@ -24,6 +24,7 @@ COMMANDS = {
     "render": "app.commands.look:render",
     "status": "app.commands.look:status",
     "replay": "app.commands.replay:replay",
+    "bounce": "app.commands.bounce:bounce",
     "templates": "app.commands.templates:templates",
     "tenant": "app.commands.tenants:tenant",
     "key": "app.commands.tenants:key",

@@ -46,22 +46,12 @@ class _Kept(click.Command):
 @click.option("--token-file", required=True, type=Path, help="Holds the account's webhook_token.")
 def bounce(*, url: str, token_file: Path) -> None:
     """Hand a bounce or a complaint, as a raw message on standard input, to the API. For a mail server's pipe."""
+    message = _read(sys.stdin.buffer)
+    headers = {"Authorization": f"Bearer {_token(token_file)}", "Content-Type": "message/rfc822"}
     try:
-        message = _read(sys.stdin.buffer)
-        token = token_file.read_text().strip()
-        response = httpx.post(
-            url,
-            content=message,
-            headers={"Authorization": f"Bearer {token}", "Content-Type": "message/rfc822"},
-            timeout=TIMEOUT_SECONDS,
-            trust_env=False,
-        )
+        response = httpx.post(url, content=message, headers=headers, timeout=TIMEOUT_SECONDS, trust_env=False)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise NotHandedOver(f"no answer from the API: {type(error).__name__}") from error
-    except OSError as error:
-        raise NotHandedOver(f"{token_file} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise NotHandedOver(f"{token_file} does not hold a token") from error
     if response.is_success:
         return
     kind = Unreadable if response.status_code in UNREADABLE else NotHandedOver
@@ -74,3 +64,15 @@ def _read(stream: BinaryIO) -> bytes:
     while stream.read(64 * 1024):
         pass
     return message
+
+
+def _token(path: Path) -> str:
+    try:
+        token = path.read_text().strip()
+    except OSError as error:
+        raise NotHandedOver(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise NotHandedOver(f"{path} holds no token") from error
+    if not (token.isascii() and token.isprintable() and token):
+        raise NotHandedOver(f"{path} holds no token")
+    return token

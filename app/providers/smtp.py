@@ -43,7 +43,6 @@ from app.providers.smtp_codes import Refusal, classify, enhanced_code, redacted
 
 PORTS: Final = {"starttls": 587, "tls": 465, "none": 25}
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
-TOKEN_CHARS_MIN: Final = 16
 
 LINE_CHARS: Final = 78  # RFC 5322, 2.1.1: should
 LINE_CHARS_MAX: Final = 998  # must
@@ -58,6 +57,7 @@ MAILBOX_FULL: Final = "mailbox_full"
 
 _DOMAIN: Final = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
 _HOST: Final = re.compile(r"[A-Za-z0-9.:_-]{1,255}")
+_TOKEN: Final = re.compile(r"[!-~]{16,}")  # it travels in a header
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +99,8 @@ class SmtpAccount:
         if self.password is not None and self.security == "none" and self.host not in LOOPBACK:
             raise ValueError("security must be starttls or tls where a password is sent beyond this machine")
         tokens = (self.webhook_token, self.previous_webhook_token)
-        if any(token is not None and len(token) < TOKEN_CHARS_MIN for token in tokens):
-            raise ValueError(f"webhook_token must have {TOKEN_CHARS_MIN} characters at least")
+        if not all(token is None or _TOKEN.fullmatch(token) for token in tokens):
+            raise ValueError("webhook_token must have 16 characters at least, in ASCII and without blanks")
 
 
 class Smtp(Provider[EmailMessage]):

@@ -373,7 +373,7 @@ TO_US = f"To: {SENT.envelope_from}\nMessage-ID: <1@example.test>\nDate: {DATE}\n
         f"{TO_US}Precedence: auto_reply\n\n\n",
         f"{TO_US}X-Autoreply: yes\n\n\n",
         "To: bounces@mail.test\nAuto-Submitted: auto-replied\n\n\n",
-        f"{TO_US}Content-Type: multipart/report; report-type=disposition-notification; boundary=b\n\n--b\n\nRead.\n--b--",
+        f"{TO_US}Content-Type: multipart/report; report-type=disposition-notification; boundary=b\n\n--b\n\nRead.\n",
     ],
 )
 def test_an_automatic_reply_is_no_bounce(raw):

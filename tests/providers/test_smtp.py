@@ -445,6 +445,7 @@ def test_an_account_is_made_from_settings():
         ({"webhook_token": "short"}, "16 characters"),
         ({"webhook_token": ""}, "16 characters"),
         ({"previous_webhook_token": "short"}, "16 characters"),
+        ({"webhook_token": "with a blank in the middle"}, "without blanks"),
         ({"verp": True}, "verp"),
     ],
 )
