@@ -19,6 +19,8 @@ from uuid import UUID, uuid4
 
 import httpx
 import psycopg
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
@@ -49,6 +51,13 @@ TIMES = {
     "LANDED_WORKER__HEARTBEAT_SECONDS": "1",
 }
 SETTLE_SECONDS = 1.0  # the sandbox knows at once what it took; a call that is over was taken or it was not
+
+VAPID_KEY = (
+    ec.generate_private_key(ec.SECP256R1())
+    .private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    .decode()
+)
+TWILIO_ACCOUNT, TWILIO_TOKEN = "AC" + "5a" * 16, "sandbox-auth-token"  # the sandbox's own defaults
 
 TEMPLATES = {
     "order": "Order {{ order_id }} is on its way.",
@@ -134,7 +143,7 @@ class System:
         self.dsn = dsn
         self.sandbox = SandboxProcess(
             directory / "ledger.jsonl",
-            webhook_url=f"{self.url}/api/v1/webhooks/mailgun",
+            webhook_base_url=f"{self.url}/api/v1/webhooks",
             speed=speed,
             **{"hold_seconds": 5, **sandbox},
         )
@@ -155,6 +164,20 @@ class System:
             "base_url": self.sandbox.url,
             "lookup_settle_seconds": SETTLE_SECONDS,
         }
+        texts = {
+            "adapter": "twilio",
+            "account_sid": TWILIO_ACCOUNT,
+            "auth_token": TWILIO_TOKEN,
+            "sender": "+14155550100",
+            "base_url": self.sandbox.url,
+            "lookup_settle_seconds": SETTLE_SECONDS,
+        }
+        browsers = {
+            "adapter": "web-push",
+            "private_key": VAPID_KEY,
+            "subject": "mailto:ops@example.com",
+            "allow_loopback": True,
+        }
         foreign = {name: value for name, value in os.environ.items() if not name.startswith("LANDED_")}
         return (
             foreign
@@ -164,8 +187,11 @@ class System:
                 "LANDED_DATABASE_URL": self.dsn,
                 "LANDED_DATA_DIR": str(directory),
                 "LANDED_API__PORT": str(port),
-                "LANDED_PROVIDERS": json.dumps({"mailgun": account}),
-                "LANDED_ROUTES": json.dumps({"email": ["mailgun"]}),
+                "LANDED_API__PUBLIC_URL": f"http://127.0.0.1:{port}",
+                "LANDED_PROVIDERS": json.dumps({"mailgun": account, "twilio": texts, "browsers": browsers}),
+                "LANDED_ROUTES": json.dumps({"email": ["mailgun"], "sms": ["twilio"], "push.web": ["browsers"]}),
+                "LANDED_ENDPOINTS__ALLOW_LOOPBACK": "true",
+                "LANDED_ENDPOINTS__LADDER": "[0.3, 0.5, 1, 2]",
             }
         )
 
@@ -240,6 +266,17 @@ class System:
                 text,
                 Jsonb({"order_id": {"required": True}}),
             )
+        for channel, title in (("sms", ""), ("push", "Your order"), ("in_app", "Your order"), ("chat", "Your order")):
+            self.rows(
+                "INSERT INTO store.templates "
+                "(tenant_id, template_id, version, channel, subject, text, variables, status, published_at) "
+                "VALUES (%s, 'order', 1, %s, %s, %s, %s, 'published', now()) RETURNING version",
+                self.tenant_id,
+                channel,
+                title,
+                TEMPLATES["order"],
+                Jsonb({"order_id": {"required": True}}),
+            )
         self.category("orders")
 
     # -- what a producer does --------------------------------------------------------------------------------
@@ -266,6 +303,27 @@ class System:
             address,
         )
         return address
+
+    def reachable(self, **fields: Any) -> str:
+        """A recipient of a test's own, by REST; ``fields`` as PUT /recipients takes them."""
+        name = f"r-{uuid4().hex[:12]}"
+        self.client.put(f"/recipients/{name}", json=fields).raise_for_status()
+        return name
+
+    def notify(self, recipient: str, channel: str, **changes: Any) -> UUID:
+        """Sends one message on one channel; answers its notification's id."""
+        body = {
+            "recipient_id": recipient,
+            "category": "orders",
+            "template_id": "order",
+            "channels": [channel],
+            "variables": {"order_id": "A-1"},
+        }
+        response = self.client.post(
+            "/notifications/send", json=body | changes, headers={"Idempotency-Key": str(uuid4())}
+        )
+        assert response.status_code == 202, response.text
+        return UUID(response.json()["id"])
 
     def post(self, address: str, *, key: str | None = None, **changes: Any) -> httpx.Response:
         body = {

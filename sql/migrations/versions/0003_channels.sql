@@ -23,6 +23,9 @@ ALTER TABLE store.templates ADD CONSTRAINT templates_channel_check
     CHECK (channel IN ('email', 'push', 'sms', 'in_app', 'webhook', 'chat'));
 ALTER TABLE store.templates ADD COLUMN extras jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(extras) = 'object');
 ALTER TABLE store.templates ADD CONSTRAINT templates_have_text CHECK (text IS NOT NULL);
+-- A text message is its text: by the hash of just that, one of unknown outcome is found in its provider's list.
+ALTER TABLE store.templates ADD CONSTRAINT templates_plain CHECK (
+    channel NOT IN ('sms', 'webhook') OR (coalesce(subject, '') = '' AND html IS NULL AND extras = '{}'));
 COMMENT ON COLUMN store.templates.extras IS
     'Further parts by name, each a template of its own: url, image, sound, badge, subtitle and data.<key> of a push';
 
