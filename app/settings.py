@@ -163,6 +163,7 @@ class Inbox(Section):
     token_ttl_max_seconds: Seconds = 1 * DAY  # the longest life of a recipient's token
     heartbeat_seconds: Seconds = 15.0  # a comment on an idle stream, so that proxies keep it open
     streams_max: int = 10_000  # open streams in one process
+    archived_retention_seconds: Seconds = 90 * DAY  # how long what its owner archived is kept
 
 
 # A push goes by the platform of its device, and each has a provider of its own; every other channel is a route.

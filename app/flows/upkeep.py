@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
 
 import structlog
 
-from app.db import Database
+from app.db import Connection, Database
 from app.settings import DAY, Settings
 from app.store import upkeep as store
 
@@ -34,21 +35,35 @@ async def upkeep(db: Database, settings: Settings) -> None:
             dead_letter_retention_seconds=times.dead_letter_retention_seconds,
         )
         await store.purge_small(conn, token_keep_seconds=2 * times.webhook_window_seconds)
-    purged = 0
-    for _ in range(PURGE_BATCHES_MAX):
-        async with db.transaction() as conn:
-            gone = await store.purge_keys(
-                conn,
-                limit=PURGE_BATCH,
-                dead_letter_retention_seconds=times.dead_letter_retention_seconds,
-            )
-        purged += gone
-        if gone == 0:
-            break
+    keys = await _until_none(
+        db,
+        lambda conn: store.purge_keys(
+            conn, limit=PURGE_BATCH, dead_letter_retention_seconds=times.dead_letter_retention_seconds
+        ),
+    )
+    items = await _until_none(
+        db,
+        lambda conn: store.purge_inbox(
+            conn, limit=PURGE_BATCH, keep_seconds=settings.inbox.archived_retention_seconds
+        ),
+    )
     log.info(
         "upkeep",
         partitions_made=made,
         days_dropped=sum(dropped for _, dropped in days),
         days_kept=[str(day) for day, dropped in days if not dropped],
-        keys_purged=purged,
+        keys_purged=keys,
+        inbox_items_purged=items,
     )
+
+
+async def _until_none(db: Database, purge: Callable[[Connection], Awaitable[int]]) -> int:
+    """A batch a transaction, so that nobody waits long for what is being deleted. Answers how much went."""
+    purged = 0
+    for _ in range(PURGE_BATCHES_MAX):
+        async with db.transaction() as conn:
+            gone = await purge(conn)
+        purged += gone
+        if gone == 0:
+            break
+    return purged

@@ -16,6 +16,7 @@ PURGE_KEYS = _q["purge_keys"]
 PURGE_TOKENS = _q["purge_tokens"]
 PURGE_WORKERS = _q["purge_workers"]
 PURGE_BUCKETS = _q["purge_buckets"]
+PURGE_INBOX = _q["purge_inbox"]
 BEAT = _q["beat"]
 
 
@@ -52,6 +53,11 @@ async def purge_small(conn: Connection, *, token_keep_seconds: float) -> None:
     await conn.execute(PURGE_TOKENS, {"keep_seconds": token_keep_seconds})
     await conn.execute(PURGE_WORKERS)
     await conn.execute(PURGE_BUCKETS)
+
+
+async def purge_inbox(conn: Connection, *, limit: int, keep_seconds: float) -> int:
+    """Deletes what was archived so long ago. Answers how much."""
+    return (await conn.execute(PURGE_INBOX, {"limit": limit, "keep_seconds": keep_seconds})).rowcount
 
 
 async def beat(

@@ -43,6 +43,21 @@ DELETE FROM store.workers WHERE last_seen_at < now() - interval '7 days';
 -- name: purge_buckets
 DELETE FROM store.rate_buckets WHERE refilled_at < now() - interval '1 day';
 
+-- name: purge_inbox
+-- What is archived counts as neither unread nor unseen, so no counter changes.
+DELETE FROM store.inbox_items i
+USING (
+    SELECT a.tenant_id, a.recipient_id, a.id
+    FROM store.inbox_items a
+    WHERE a.archived_at < now() - make_interval(secs => %(keep_seconds)s)
+    ORDER BY a.archived_at
+    LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+) AS old
+WHERE i.tenant_id = old.tenant_id
+  AND i.recipient_id = old.recipient_id
+  AND i.id = old.id;
+
 -- name: beat
 INSERT INTO store.workers (id, region, host, pid, lanes)
 VALUES (%(id)s, %(region)s, %(host)s, %(pid)s, %(lanes)s)

@@ -19,6 +19,7 @@ CLIENTS = 8
 PACE_SECONDS = 0.05
 AGAIN_SECONDS = 0.1
 RECIPIENTS = 40
+PHONES = 20
 
 
 class Load:
@@ -30,8 +31,9 @@ class Load:
     def __init__(self, system: System, *, seed: int, addresses: Sequence[str] = ()) -> None:
         self._system = system
         self._seed = seed
-        self._addresses = [system.recipient(f"person-{n}@example.com") for n in range(RECIPIENTS)]
-        self._addresses += [system.recipient(address) for address in addresses]
+        self._people = [(system.recipient(f"person-{n}@example.com"), "email") for n in range(RECIPIENTS)]
+        self._people += [(system.reachable(phone=f"+1{n}5550101"), "sms") for n in range(201, 201 + PHONES)]
+        self._people += [(system.recipient(address), "email") for address in addresses]
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._client, args=(n,)) for n in range(CLIENTS)]
@@ -62,23 +64,24 @@ class Load:
         chance = random.Random(self._seed * 100 + number)
         with httpx.Client(headers=self._system.client.headers, timeout=15) as http:
             while not self._over.is_set():
-                key, address = str(uuid4()), chance.choice(self._addresses)
-                self._until_accepted(http, key, address)
+                key, person = str(uuid4()), chance.choice(self._people)
+                self._until_accepted(http, key, person)
                 if chance.random() < 0.1:  # its answer was lost on the way: the same once more
-                    self._until_accepted(http, key, address)
+                    self._until_accepted(http, key, person)
                 self._over.wait(PACE_SECONDS)
 
-    def _until_accepted(self, http: httpx.Client, key: str, address: str) -> None:
+    def _until_accepted(self, http: httpx.Client, key: str, person: tuple[str, str]) -> None:
         for _ in range(int(PATIENCE_SECONDS / AGAIN_SECONDS)):
-            if self._once(http, key, address):
+            if self._once(http, key, *person):
                 return
             threading.Event().wait(AGAIN_SECONDS)
         self._note(wrong=f"{key} was never accepted")
 
-    def _once(self, http: httpx.Client, key: str, address: str) -> bool:
+    def _once(self, http: httpx.Client, key: str, recipient: str, channel: str) -> bool:
         """Whether it was answered for good."""
         body = {
-            "recipient_id": address,
+            "recipient_id": recipient,
+            "channels": [channel],
             "category": "orders",
             "template_id": "order",
             "variables": {"order_id": key},

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 from psycopg import AsyncConnection
 
-from app.store import inbox
+from app.store import inbox, upkeep
 from app.store.inbox import Action, Inbox, NewItem
 from tests.factories import make_tenant
 from tests.inboxes import until
@@ -394,3 +394,16 @@ async def test_lanes_that_share_recipients_do_not_deadlock_and_a_resume_misses_n
         for name, seen in zip(names, await asyncio.gather(*following), strict=True):
             assert seen == (await versions(reader, tenant, name)).keys()
             assert len(seen) > 0
+
+
+async def test_what_was_archived_long_ago_goes_and_nothing_else(conn, tenant):
+    archived, recent, unread = item(tenant), item(tenant), item(tenant)
+    await inbox.add_items(conn, [archived, recent, unread])
+    moments = [(archived, "100 days"), (recent, "1 day")]
+    for one, age in moments:
+        await conn.execute(
+            "UPDATE store.inbox_items SET archived_at = now() - %s::interval WHERE id = %s", (age, one.id)
+        )
+    assert await upkeep.purge_inbox(conn, limit=10, keep_seconds=90 * 86400) == 1
+    cursor = await conn.execute("SELECT id FROM store.inbox_items")
+    assert {id for (id,) in await cursor.fetchall()} == {recent.id, unread.id}

@@ -179,6 +179,7 @@ COMMENT ON COLUMN store.inbox_items.id IS 'The delivery''s: a second copy of one
 COMMENT ON COLUMN store.inbox_items.arrival IS
     'The version it arrived with, for ever: its place in the list, and what "all up to here" is measured by';
 COMMENT ON COLUMN store.inbox_items.opened_at IS 'When it was first read; marked as unread again it still was';
+CREATE INDEX inbox_items_archived ON store.inbox_items (archived_at) WHERE archived_at IS NOT NULL;
 CREATE UNIQUE INDEX inbox_items_version ON store.inbox_items (tenant_id, recipient_id, version);
 CREATE UNIQUE INDEX inbox_items_arrival ON store.inbox_items (tenant_id, recipient_id, arrival);
 
