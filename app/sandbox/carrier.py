@@ -48,12 +48,14 @@ class Carrier:
         self._ledger.append(Kind.ACCEPTED, about=message.about, call=call, accepted=True, data=message)
         if mail := self._world.mailbox.get(message.id):
             mail.body = body
+        self._protocols[message.provider].taken(message)
         self._advance(self._world.unfinished[message.id])
 
     def play(self, message: Message, step: Step) -> None:
         """Let one more thing happen to a message than its script says, such as an answer that a person asked for."""
         protocol = self._protocols[message.provider]
-        event = self._event(protocol, message, step, attempt_no=1, posts=Posts.NORMAL)
+        told = self._event(protocol, message, step, attempt_no=1, posts=Posts.NORMAL)
+        event = msgspec.structs.replace(told, scripted=False)
         self._ledger.append(Kind.EVENT, about=message.about, data=event)
         self._list(message, step)
         if event.posts:

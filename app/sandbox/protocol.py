@@ -130,6 +130,9 @@ class Protocol:
         own = (script for script in (*self.instead.values(), *self.on_list.values()) if script.name == name)
         return next(own, self.scripts.script_named(name))
 
+    def taken(self, message: Message) -> None:
+        """A message was taken on, and is on the ledger; its script is about to begin."""
+
     # Events and their webhooks ---------------------------------------------------------------------------------------
 
     def payload(self, message: Message, step: Step, happening: Happening) -> object | None:

@@ -74,7 +74,7 @@ class EventData(msgspec.Struct, frozen=True, kw_only=True):
     """The details of an EVENT entry.
 
     posts: how many webhooks it owes. callback: where they go, if not to the provider's webhook URL.
-    payload: the vendor's words for it; null when the vendor has none.
+    payload: the vendor's words for it; null when the vendor has none. scripted: it is a step of the message's script.
     """
 
     id: str
@@ -87,6 +87,7 @@ class EventData(msgspec.Struct, frozen=True, kw_only=True):
     code: int | None = None
     callback: str | None = None
     payload: msgspec.Raw = msgspec.Raw(b"null")
+    scripted: bool = True
 
 
 class WebhookData(msgspec.Struct, frozen=True, kw_only=True):
@@ -261,7 +262,7 @@ class World:
         ref = EventRef(entry.seq, event.timestamp, event.event, entry.recipient or "", entry.message_id or "")
         account.events.append(ref)
         account.events_by_message_id.setdefault(ref.message_id, []).append(ref)
-        if progress := self.unfinished.get(event.message):
+        if event.scripted and (progress := self.unfinished.get(event.message)):
             progress.steps_done += 1
             progress.posted += event.posts > 0
         if event.posts:

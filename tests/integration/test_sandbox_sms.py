@@ -528,3 +528,13 @@ def test_every_script_of_a_number_is_documented():
     for group in SMS.groups.values():
         for script in group:
             assert f"| `{script.asked_by}` | `{script.name}` | {script.does} |" in text
+
+
+def test_an_answer_out_of_turn_leaves_the_script_as_it_is(tmp_path):
+    to = number()
+    with SandboxProcess(tmp_path / "ledger.jsonl", speed=2) as sandbox:
+        vonage_send(sandbox, to)
+        httpx.post(f"{sandbox.url}/sandbox/vonage/replies", json={"recipient": to, "text": "Hello"}).raise_for_status()
+        sandbox.wait_until_settled()
+        events = [entry["data"]["event"] for entry in sandbox.ledger(kind="event", recipient=to)]
+    assert events == ["queued", "replied", "sent", "delivered"]
