@@ -67,6 +67,7 @@ class Connection(asyncio.Protocol):
         self.h2 = H2Connection(H2Configuration(client_side=False, header_encoding="utf-8"))
         self.open: dict[int, Request] = {}  # not yet answered
         self.seen: dict[int, Request] = {}
+        self.last_stream = 2**31 - 1  # what is above it has been sent away
         self.most_at_once = 0
         self.pings = 0
         self.closed = asyncio.Event()
@@ -127,6 +128,8 @@ class Connection(asyncio.Protocol):
 
     def _on_ended(self, event: StreamEnded) -> None:
         request = self.seen[event.stream_id]
+        if event.stream_id > self.last_stream:
+            return
         request.complete = True
         self.server.requests.append(request)
         answer = self.server.handler(request)
@@ -152,8 +155,9 @@ class Connection(asyncio.Protocol):
 
     def goaway(self, last_stream: int, code: ErrorCodes = ErrorCodes.NO_ERROR, data: bytes = b"") -> None:
         """Sends a GOAWAY; the streams up to ``last_stream`` may still be answered."""
+        self.last_stream = min(self.last_stream, last_stream)
         state = self.h2.state_machine.state
-        self.h2.close_connection(code, data, last_stream)
+        self.h2.close_connection(code, data, self.last_stream)
         self.h2.state_machine.state = state  # h2 would send nothing more
         self.flush()
 

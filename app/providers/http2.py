@@ -116,6 +116,7 @@ class Http2Transport:
         self.idle_seconds_max = idle_seconds_max
         self._user_timeout_ms = int(user_timeout_seconds * 1000)
         self._pools: dict[tuple[str, str | None, str], _Pool] = {}
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -125,8 +126,8 @@ class Http2Transport:
 
     async def aclose(self) -> None:
         """Ends every connection. Calls still under way fail as if the peer had."""
-        pools, self._pools = self._pools, {}
-        for pool in pools.values():
+        self._closed = True
+        for pool in self._pools.values():
             await pool.aclose()
 
     async def send(self, request: ProviderRequest, deadline: float) -> ProviderResponse:
@@ -135,6 +136,7 @@ class Http2Transport:
         ``deadline`` is the loop's time (``loop.time()``). A body over the limit is cut, its status counts.
         """
         loop = asyncio.get_running_loop()
+        assert not self._closed, "the transport is used inside its context"
         if loop.time() >= deadline:
             raise TransportError(written=False, detail="the deadline had passed before the call")
         try:
@@ -258,16 +260,17 @@ class _Pool:
         now = asyncio.get_running_loop().time()
         while self._waiting and not self._closed:
             call = self._waiting[0]
-            if not call.answer.done():
-                connection = self._with_room(call)
-                if connection is None:
-                    return self._grow()
-                # With less time left it might expire before its bytes can be acknowledged, at its neighbours' cost.
-                if call.deadline - now > START_SECONDS_MIN:
-                    connection.start(call)
-                else:
-                    call.fail("no connection had room before the deadline", written=False)
-            self._waiting.popleft()
+            connection = None if call.answer.done() else self._with_room(call)
+            if connection is None and not call.answer.done():
+                return self._grow()
+            self._waiting.popleft()  # before it starts: what fails at once comes back here
+            if connection is None:
+                continue
+            # With less time left it might expire before its bytes can be acknowledged, at its neighbours' cost.
+            if call.deadline - now > START_SECONDS_MIN:
+                connection.start(call)
+            else:
+                call.fail("no connection had room before the deadline", written=False)
 
     def _with_room(self, call: _Call) -> _Connection | None:
         return next((connection for connection in self._connections if connection.takes(call)), None)
@@ -406,8 +409,11 @@ class _Connection(asyncio.Protocol):
         call.stream = self._h2.get_next_available_stream_id()
         self._calls[call.stream] = call
         self._used_at = self._loop.time()
-        self._h2.send_headers(call.stream, call.headers, end_stream=not call.unsent)
-        self._send_body(call)
+        try:
+            self._h2.send_headers(call.stream, call.headers, end_stream=not call.unsent)
+            self._send_body(call)
+        except H2Error as error:  # of a connection whose state we have lost track of
+            return self.abort(_describe(error))
         self._flush()
         call.end = self._handed
         if call.stream >= H2Connection.HIGHEST_ALLOWED_STREAM_ID - 1:
@@ -441,7 +447,7 @@ class _Connection(asyncio.Protocol):
         if self._remove(call.stream) is None:
             return
         if call.end <= self._acknowledged():
-            self._h2.reset_stream(call.stream, ErrorCodes.CANCEL)
+            self._cancel(call.stream)
             self._flush()
             self._after_calls()
         else:
@@ -493,13 +499,15 @@ class _Connection(asyncio.Protocol):
             self._pong_timer.cancel()
 
     def _look_if_alive(self) -> None:
-        """Every hour: keeps a quiet connection known to whoever stands between, and ends one nobody uses."""
-        self._idle_timer = self._loop.call_later(self._limits.ping_every_seconds, self._look_if_alive)
-        unused = self._loop.time() - self._used_at
-        if unused >= self._limits.idle_seconds_max:
-            self.abort("unused for too long")
-        elif unused >= self._limits.ping_every_seconds and self.ready.done():
+        """Keeps a connection that is quiet for an hour known to whoever stands between, and ends one nobody uses."""
+        now = self._loop.time()
+        quiet = now - self._heard_at
+        if now - self._used_at >= self._limits.idle_seconds_max:
+            return self.abort("unused for too long")
+        if quiet >= self._limits.ping_every_seconds:
+            quiet = 0.0
             self._ping()
+        self._idle_timer = self._loop.call_later(self._limits.ping_every_seconds - quiet, self._look_if_alive)
 
     def _ping(self) -> None:
         if self._pong_timer is None:

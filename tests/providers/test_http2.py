@@ -16,6 +16,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import StreamEnded
+from h2.exceptions import NoAvailableStreamIDError
 from h2.settings import SettingCodes, Settings
 from hpack import NeverIndexedHeaderTuple
 
@@ -841,6 +842,23 @@ async def test_a_connection_out_of_stream_numbers_gives_way_to_another():
     assert [held.stream for held in server.requests] == [1, 2**31 - 1, 1]
 
 
+async def test_a_connection_that_breaks_as_a_call_starts_takes_no_other_with_it(monkeypatch):
+    async with H2Server(hold) as server, Http2Transport() as transport:
+        calls = [sending(transport, request(server)) for _ in range(4)]
+        await server.until_complete(1)
+        server.handler = lambda _: Answer()
+        monkeypatch.setattr(the_connection(transport)._h2, "send_headers", _no_more)
+        server.requests[0].answer(Answer())
+        assert (await calls[0]).status == 200
+        assert (await failed(calls[1])).written
+        assert [answer.status for answer in await asyncio.gather(*calls[2:])] == [200, 200]
+    assert len(server.connections) == 2
+
+
+def _no_more(*args: object, **options: object) -> None:
+    raise NoAvailableStreamIDError
+
+
 async def test_closing_ends_calls_and_connections():
     async with H2Server(hold) as server:
         transport = Http2Transport()
@@ -853,6 +871,61 @@ async def test_closing_ends_calls_and_connections():
         assert not (await failed(waiting)).written
         assert not (await failed(connecting)).written
         await server.connections[0].closed.wait()
+
+
+@LOOPS
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_a_peer_does_what_was_not_written_was_not_processed(loop_factory, seed):
+    """Chance decides how the peer ends each call, and who loses patience. Every call ends, none is sent twice, and what
+    was said not to be written was nowhere processed."""
+    chance = random.Random(seed)
+    processed: list[str] = []
+
+    def whim(held: Request) -> Answer | None:
+        match chance.choices(range(7), (60, 5, 5, 3, 2, 5, 5))[0]:
+            case 1:
+                held.reset(ErrorCodes.REFUSED_STREAM)
+                return None
+            case 2:
+                held.connection.goaway(max(0, held.stream - 2))  # not even this one
+                return None
+            case 3:
+                processed.append(held.path)
+                held.connection.drop()
+                return None
+            case 4:
+                held.connection.drop()
+                return None
+            case 5:
+                processed.append(held.path)  # and never a word
+                return None
+            case 6:
+                processed.append(held.path)
+                held.reset(ErrorCodes.INTERNAL_ERROR)
+                return None
+        processed.append(held.path)
+        return Answer(200, {}, held.path.encode())
+
+    async def one(transport: Http2Transport, server: H2Server, number: int) -> tuple[str, bool]:
+        path = f"/{number}"
+        try:
+            async with asyncio.timeout(chance.choice([0.02, 60, 60])):
+                answer = await send(transport, request(server, b"x" * chance.randrange(3000), path), 2 * SHORT)
+        except TransportError as error:
+            return path, error.written
+        except TimeoutError:
+            return path, True
+        assert answer.body == path.encode()
+        return path, True
+
+    async def main() -> None:
+        async with H2Server(whim, streams_max=20) as server, Http2Transport(connections_max=4) as transport:
+            ends = await asyncio.gather(*(one(transport, server, number) for number in range(300)))
+        assert not server.errors
+        assert len(set(processed)) == len(processed)
+        assert not set(processed) & {path for path, written in ends if not written}
+
+    run_on(loop_factory, main())
 
 
 @LOOPS
