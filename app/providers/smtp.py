@@ -171,8 +171,8 @@ class Smtp(Provider[EmailMessage]):
         )
 
     def _mailbox_full(self, response: ProviderResponse, now: datetime) -> tuple[Evidence, ...]:
-        """A full mailbox is a soft bounce, told at once in place of by a report: it counts towards suppression (R-113,
-        R-114), and the delivery ends as bounced.
+        """A full mailbox is a soft bounce (R-113), told at once in place of by a report: as evidence it counts towards
+        suppression like any other (R-114).
         """
         envelope_id = response.headers.get("envelope-id", "")
         origin = self._identify(envelope_id)

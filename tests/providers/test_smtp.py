@@ -386,7 +386,7 @@ def test_every_reply_means_something_and_only_one_kind_accepts(code, words, phas
 
 
 def test_a_full_mailbox_is_a_soft_bounce_of_this_very_attempt():
-    """A bounce that needs no report: it ends the delivery as bounced, and counts towards suppression (R-113, R-114)."""
+    """A bounce that needs no report, and is to count like one that came by one (R-113, R-114)."""
     (evidence,) = SMTP.interpret(reply(552, "5.2.2 <x@y.test> is full"), NOW).evidence
     assert (evidence.kind, evidence.bounce_class) == (EvidenceKind.BOUNCED, BounceClass.SOFT)
     assert (evidence.delivery_id, evidence.attempt_no, evidence.occurred_at) == (DELIVERY, 2, NOW)

@@ -7,6 +7,7 @@ docs/how-to/use-smtp.md says. The *destination* has the mailboxes.
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import shutil
 import smtplib
@@ -15,7 +16,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from email import message_from_bytes, policy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,9 +31,11 @@ from app.errors import WebhookRefused
 from app.providers.base import SendContext, WebhookRequest
 from app.providers.smtp import Smtp, SmtpAccount
 from app.providers.smtp_transport import SmtpTransport
+from tests.conftest import TEMPLATE, Cluster
 from tests.messages import email_message
 from tests.postfix_process import Listener, Postfix, need_postfix
 from tests.sandbox_process import wait_until
+from tests.system import System
 
 pytestmark = pytest.mark.slow
 
@@ -62,9 +65,13 @@ REFUSALS = {
 
 @dataclass
 class Endpoint:
-    """What the API does with a webhook, as far as the adapter is concerned. ``statuses``: to answer first."""
+    """What the API does with a webhook, as far as the adapter is concerned. ``statuses``: to answer first.
+
+    url: where the pipe takes what comes back; here, unless a test has it go elsewhere.
+    """
 
     smtp: Smtp
+    url: str = ""
     statuses: list[int] = field(default_factory=list)
     raw: list[tuple[UUID | None, bytes]] = field(default_factory=list)
     evidence: list[Evidence] = field(default_factory=list)
@@ -101,7 +108,7 @@ def as_posted(body: bytes, headers: Mapping[str, str] | None = None) -> WebhookR
 
 
 @contextmanager
-def serving(endpoint: Endpoint) -> Iterator[str]:
+def serving(endpoint: Endpoint) -> Iterator[None]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
@@ -117,7 +124,8 @@ def serving(endpoint: Endpoint) -> Iterator[str]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}/api/v1/webhooks/smtp"
+        endpoint.url = f"http://127.0.0.1:{server.server_port}/api/v1/webhooks/smtp"
+        yield
     finally:
         server.shutdown()
         thread.join()
@@ -142,14 +150,15 @@ class World:
 
 
 @contextmanager
-def piped(box: Path, url: str, token_file: Path, endpoint: Endpoint) -> Iterator[None]:
+def piped(box: Path, token_file: Path, endpoint: Endpoint) -> Iterator[None]:
     """Runs ``landed bounce`` on each message that the pipe left in the box."""
     over = threading.Event()
 
     def run() -> None:
-        command = [sys.executable, "-m", "app.cli", "bounce", "--url", url, "--token-file", str(token_file)]
+        program = [sys.executable, "-m", "app.cli", "bounce", "--token-file", str(token_file)]
         while not over.wait(0.02):
             for mail in box.glob("*.mail"):
+                command = [*program, "--url", endpoint.url]
                 with endpoint.piping, mail.open("rb") as message:
                     done = subprocess.run(command, cwd=ROOT, stdin=message, check=False)
                     endpoint.exit_codes.append(done.returncode)
@@ -245,7 +254,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     endpoint = Endpoint(Smtp(account))
     destination = a_destination(mx, plain_mx, incoming)
     relay = a_relay(ca, submission, incoming, mx, plain_mx)
-    with serving(endpoint) as url, piped(relay.home / "box", url, token_file, endpoint), destination, relay:
+    with serving(endpoint), piped(relay.home / "box", token_file, endpoint), destination, relay:
         relay.add_login("ada", "secret")
         yield World(endpoint.smtp, endpoint, incoming, mx, destination.home / "mail")
 
@@ -400,3 +409,65 @@ def test_the_mailboxes_own_server_says_it_at_once(world, user, kind, reason):
     )
     if kind is OutcomeKind.ACCEPTED:
         assert world.endpoint.about(delivery_id, EvidenceKind.DELIVERED).attempt_no == 5
+
+
+# -- the whole way: API, worker, relay, destination, report, pipe, API, worker -------------------------------
+
+
+@pytest.fixture(scope="module")
+def system(world: World, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """Landed itself with the relay as its only way to send mail; what comes back goes to its API."""
+    account = {name: value for name, value in asdict(world.smtp.account).items() if value is not None}
+    environment = {
+        "LANDED_PROVIDERS": json.dumps({"relay": {"adapter": "smtp", **account}}),
+        "LANDED_ROUTES": json.dumps({"email": ["relay"]}),
+    }
+    name = f"postfix_{uuid4().hex[:8]}"
+    here = world.endpoint.url
+    directory = tmp_path_factory.mktemp("system")
+    with System(cluster.create(name, template=TEMPLATE), directory, environment=environment) as running:
+        world.endpoint.url = f"{running.url}/api/v1/webhooks/relay"
+        yield running
+        world.endpoint.url = here
+    cluster.drop(name)
+
+
+def settled(world: World) -> None:
+    """Returns when what brought the last report has ended."""
+    with world.endpoint.piping:
+        return
+
+
+def test_a_notification_is_delivered_when_the_mailboxes_server_says_so(world, system):
+    notification = system.send("ada@dest.test")
+    delivery = system.delivered_as(notification, "delivered")
+    settled(world)
+    assert (delivery["reason"], delivery["attempts"]) == ("confirmed", 1)
+    subjects = [message_from_bytes(path.read_bytes())["Message-ID"] for path in world.mailbox("ada")]
+    assert sum(str(delivery["delivery_id"]) in subject for subject in subjects) == 1
+
+
+def test_a_notification_to_an_unknown_user_ends_bounced_and_the_next_is_not_sent(world, system):
+    delivery = system.delivered_as(system.send("stranger@dest.test"), "bounced")
+    settled(world)
+    assert (delivery["reason"], delivery["attempts"]) == ("hard_bounce", 1)
+    assert system.suppressions("stranger@dest.test") == [("hard_bounce", "all")]
+    again = system.delivered_as(system.send("stranger@dest.test"), "suppressed")
+    assert again["attempts"] == 0
+
+
+def test_a_full_mailbox_ends_as_a_soft_bounce_that_suppresses_nobody_yet(world, system):
+    delivery = system.delivered_as(system.send("full@dest.test"), "bounced")
+    settled(world)
+    assert delivery["reason"] == "soft_bounce"
+    assert system.suppressions("full@dest.test") == []
+
+
+def test_what_is_no_report_shows_as_refused(world, system):
+    codes = len(world.endpoint.exit_codes)
+    with smtplib.SMTP("127.0.0.1", world.incoming.port) as client:
+        client.sendmail("spammer@example.test", "bounces@mail.test", "Subject: buy this\n\nNow.\n")
+    assert wait_until(lambda: world.endpoint.exit_codes[codes:], seconds=WAIT_SECONDS) == [0]
+    refused = system.rows("SELECT reason, refusals FROM reporting.webhook_refusals WHERE provider = 'relay'")
+    assert refused == [{"reason": "not_a_report", "refusals": 1}]
+    assert system.stuck() == []
