@@ -12,6 +12,7 @@ from app.flows.reconcile import reconcile
 from app.flows.upkeep import upkeep
 from app.providers.accounts import ProviderSet
 from app.queue import JobName
+from app.rendering.pool import RenderPool
 from app.settings import Settings
 
 RECONCILE_BATCH = 500
@@ -24,6 +25,7 @@ class Tools:
     db: Database
     providers: ProviderSet
     settings: Settings
+    renderer: RenderPool
 
 
 def register(queue: App, settings: Settings) -> None:
@@ -40,7 +42,9 @@ def register(queue: App, settings: Settings) -> None:
     )
     async def reconcile_task(context: JobContext, timestamp: int) -> None:
         tools = _tools(context)
-        round_ = await reconcile(tools.db, tools.providers, tools.settings, limit=RECONCILE_BATCH)
+        round_ = await reconcile(
+            tools.db, tools.providers, tools.settings, limit=RECONCILE_BATCH, renderer=tools.renderer
+        )
         if round_.evidence:
             await tools.db.wake("landed_wake", "apply")
 

@@ -267,7 +267,11 @@ class Worker:
                     concurrency=len(QUEUES),
                     install_signal_handlers=False,
                     delete_jobs="always",
-                    additional_context={"tools": Tools(db, self.providers, self.settings)},
+                    additional_context={
+                        "tools": Tools(
+                            db, self.providers, self.settings, self._renderers[NotificationClass.TRANSACTIONAL]
+                        )
+                    },
                 )
 
 

@@ -41,6 +41,7 @@ from app.providers.transports import AnyTransport
 from app.rendering.pool import RenderPool
 from app.rendering.types import Rendered, RenderJob, TemplateSource
 from app.settings import Settings
+from app.settings import Worker as WorkerSizes
 from app.store import dispatch as store
 from app.store import inbound, inbox
 from app.store.dispatch import Claimed, Recorded
@@ -113,7 +114,7 @@ class Dispatcher:
         self._access = access
         self._renderer = renderer
         self._settings = settings
-        self._sizes = settings.worker.share(lane.klass)
+        self._sizes = _sizes(settings, lane, providers.get(lane.provider))
         self._worker_id = worker_id
         self._signing_key = signing_key
         self._policy = retry_policy(settings, lane, providers.get(lane.provider))
@@ -458,7 +459,7 @@ class Dispatcher:
                 occurred_at=datetime.now(UTC),
                 delivery_id=f.claimed.id,
                 attempt_no=f.claimed.attempt_no,
-                data={"status": f.outcome.status_code},
+                data={"answered": f.outcome.status_code},
             )
             for f in finished
             if f.outcome.kind == OutcomeKind.ACCEPTED
@@ -473,6 +474,13 @@ class Dispatcher:
             jitter=random.random(),  # noqa: S311 - spreads retries, guards nothing
             policy=self._policy,
         )
+
+
+def _sizes(settings: Settings, lane: Lane, provider: AnyProvider) -> WorkerSizes:
+    """What this lane may do at once: its class's share, and no more calls than the provider takes."""
+    sizes = settings.worker.share(lane.klass)
+    at_once = provider.capabilities.concurrency_max
+    return sizes if at_once is None else sizes.model_copy(update={"concurrency": min(sizes.concurrency, at_once)})
 
 
 def retry_policy(settings: Settings, lane: Lane, provider: AnyProvider) -> RetryPolicy:

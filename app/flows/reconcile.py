@@ -13,11 +13,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import httpx
+import psycopg
 import structlog
 
 from app.db import Database
 from app.domain.backoff import next_lookup
 from app.domain.models import DeliveryState, Evidence, EvidenceKind
+from app.errors import NotFound, TemplateRenderError
+from app.flows.reproduce import reproduce
 from app.providers.accounts import ProviderSet
 from app.providers.base import (
     AnyProvider,
@@ -27,6 +30,7 @@ from app.providers.base import (
     ProviderRequest,
     ProviderResponse,
 )
+from app.rendering.pool import RenderPool
 from app.settings import Settings
 from app.store import inbound
 from app.store import reconcile as store
@@ -52,14 +56,21 @@ class Reconciled:
     evidence: int
 
 
-async def reconcile(db: Database, providers: ProviderSet, settings: Settings, *, limit: int) -> Reconciled:
-    """One round: lapsed leases become ambiguous, then up to ``limit`` overdue deliveries are asked about."""
+async def reconcile(
+    db: Database, providers: ProviderSet, settings: Settings, *, limit: int, renderer: RenderPool | None = None
+) -> Reconciled:
+    """One round: lapsed leases become ambiguous, then up to ``limit`` overdue deliveries are asked about.
+
+    renderer: makes the words again of an attempt that was never recorded, for providers that find by content.
+    """
     async with db.transaction() as conn:
         expired = await store.expire_leases(
             conn, limit=limit, first_lookup_seconds=settings.follow.ambiguous_first_lookup_seconds
         )
     async with db.transaction() as conn:
         unproven = await store.claim_unproven(conn, limit=limit, lease_seconds=CLAIM_SECONDS)
+    if renderer is not None:
+        unproven = [await _worded(db, renderer, providers, item) for item in unproven]
     answers = await _ask_all(providers, unproven)
     answers = await _less_what_is_anothers(db, answers)
     evidence = 0
@@ -104,6 +115,26 @@ async def _ask(client: httpx.AsyncClient, providers: ProviderSet, item: Unproven
     except Exception as error:  # one answer that trips us up must not keep the others from being asked about
         log.exception("lookup_failed", delivery_id=str(item.id), error=type(error).__name__)
         return Lookup(LookupVerdict.UNAVAILABLE, detail=type(error).__name__)
+
+
+async def _worded(db: Database, renderer: RenderPool, providers: ProviderSet, item: Unproven) -> Unproven:
+    """With the hash of what it says, where that is what its provider would find it by: templates and variables are
+    kept, so the same words come out again."""
+    if item.content_hash is not None or not _finds_by_content(providers, item.provider):
+        return item
+    try:
+        async with db.transaction() as conn:
+            made_again = await reproduce(conn, renderer, item.id)
+    except (NotFound, TemplateRenderError, psycopg.errors.NoDataFound):
+        return item
+    return replace(item, content_hash=made_again.content.content_hash)
+
+
+def _finds_by_content(providers: ProviderSet, account: str) -> bool:
+    try:
+        return providers.get(account).capabilities.finds_by_content
+    except KeyError:
+        return False
 
 
 def _without_asking(provider: AnyProvider) -> Lookup:

@@ -16,7 +16,7 @@ from uuid import UUID
 import structlog
 
 from app.db import Connection
-from app.domain.models import Channel, Outcome, OutcomeKind, Platform
+from app.domain.models import BounceClass, Channel, Outcome, OutcomeKind, Platform
 from app.flows.compose import NOWHERE, Target
 from app.providers.base import Device
 from app.settings import Settings
@@ -77,27 +77,48 @@ async def settle(
     elif channel in ENDPOINT_CHANNELS:
         await _settle_endpoints(conn, settled, settings)
     else:
-        await _suppress(conn, [s for s in settled if s.outcome.kind == OutcomeKind.RECIPIENT_INVALID])
+        await _settle_addresses(conn, settled, settings)
 
 
-async def _suppress(conn: Connection, refused: Sequence[Settled]) -> None:
-    if not refused:
-        return
-    await inbound.lock_addresses(conn, [(s.claimed.tenant_id, s.claimed.channel, s.claimed.address) for s in refused])
-    await store.suppress_refused(
-        conn,
-        [
+async def _settle_addresses(conn: Connection, settled: Sequence[Settled], settings: Settings) -> None:
+    """What the provider refused outright is suppressed; what it refused for now is counted towards that (R-114)."""
+    refused = [
+        RefusedAddress(
+            *_address(s),
+            "opted_out" if s.outcome.reason == "opted_out" else "hard_bounce",
+            s.outcome.detail,
+            s.claimed.id,
+        )
+        for s in settled
+        if s.outcome.kind == OutcomeKind.RECIPIENT_INVALID
+    ]
+    soft = [(s, e) for s in settled for e in s.outcome.evidence if e.bounce_class == BounceClass.SOFT]
+    if soft:
+        worn_out = await inbound.count_soft_bounces(
+            conn,
+            [(*_address(s), e.occurred_at) for s, e in soft],
+            bounces_max=settings.bounces.soft_bounces_max,
+            days_min=settings.bounces.soft_bounce_days_min,
+        )
+        ids = {_address(s): s.claimed.id for s, _ in soft}
+        refused += [
             RefusedAddress(
-                tenant_id=s.claimed.tenant_id,
-                channel=s.claimed.channel,
-                address=s.claimed.address,
-                reason="opted_out" if s.outcome.reason == "opted_out" else "hard_bounce",
-                detail=s.outcome.detail,
-                id=s.claimed.id,
+                tenant,
+                channel,
+                address,
+                "soft_bounces",
+                f"{bounces} soft bounces in a row",
+                ids.get((tenant, channel, address)),
             )
-            for s in refused
-        ],
-    )
+            for tenant, channel, address, bounces in worn_out
+        ]
+    if refused:
+        await inbound.lock_addresses(conn, [(r.tenant_id, r.channel, r.address) for r in refused])
+        await store.suppress_refused(conn, refused)
+
+
+def _address(settled: Settled) -> tuple[int, str, str]:
+    return settled.claimed.tenant_id, settled.claimed.channel, settled.claimed.address
 
 
 async def _settle_devices(conn: Connection, settled: Sequence[Settled], provider: str) -> None:

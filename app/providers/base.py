@@ -33,6 +33,8 @@ class Capabilities:
     transport: how a request travels. ``local`` never leaves the database.
     resend_is_safe: the receiving side drops a second copy by our id, so an unknown outcome may simply be tried again.
     acceptance_is_delivery: an accepted answer comes from the receiving side itself, and so proves that it took it.
+    finds_by_content: its list of messages keeps no id of ours, so one of unknown outcome is looked for by its words.
+    concurrency_max: calls it takes at once, where fewer than a lane would make.
     tracks_engagement: opens and clicks are the provider's to tell; where it cannot, our own pixel and links do.
     """
 
@@ -47,6 +49,8 @@ class Capabilities:
     transport: TransportKind = "http"
     resend_is_safe: bool = False
     acceptance_is_delivery: bool = False
+    finds_by_content: bool = False
+    concurrency_max: int | None = None
     tracks_engagement: bool = False
 
 

@@ -40,6 +40,7 @@ from app.providers.base import (
 )
 from app.providers.reports import REFERENCE_HEADER, Origin, read_report
 from app.providers.smtp_codes import Refusal, classify, enhanced_code, redacted
+from app.providers.smtp_transport import CONNECTIONS_MAX
 
 PORTS: Final = {"starttls": 587, "tls": 465, "none": 25}
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
@@ -116,6 +117,7 @@ class Smtp(Provider[EmailMessage]):
             can_look_up=False,
             accepts_client_id=True,
             transport="smtp",
+            concurrency_max=CONNECTIONS_MAX,
         )
         tokens = (account.webhook_token, account.previous_webhook_token)
         self._tokens = tuple(token.encode() for token in tokens if token is not None)

@@ -120,6 +120,7 @@ class Twilio(Provider[SmsMessage]):
             accepts_client_id=False,
             lookup_settle_seconds=account.lookup_settle_seconds,
             lookup_retention_seconds=LOOKUP_RETENTION_SECONDS,
+            finds_by_content=True,
         )
         self._origin = account.base_url or HOST
         self._messages = f"/2010-04-01/Accounts/{account.account_sid}/Messages"

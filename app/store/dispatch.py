@@ -106,7 +106,7 @@ class RefusedAddress:
     address: str
     reason: str
     detail: str
-    id: UUID
+    id: UUID | None
 
 
 async def claim(

@@ -9,6 +9,8 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs
 from uuid import uuid4
@@ -23,17 +25,19 @@ from standardwebhooks import Webhook
 from werkzeug import Request, Response
 
 from app.db import Database
+from app.domain.models import BounceClass, Evidence, EvidenceKind, Outcome, OutcomeKind
 from app.domain.tokens import read_receipt
 from app.flows.apply import apply
 from app.flows.dispatch import Dispatcher, Lane
 from app.flows.fan_out import fan_out
 from app.flows.intake import intake
+from app.flows.targets import Settled, settle
 from app.providers.access import AccessTokens
 from app.providers.accounts import ProviderSet
 from app.providers.transport import Transport
 from app.providers.transports import open_transport
 from app.rendering.pool import RenderPool
-from app.settings import Settings
+from app.settings import Bounces, Settings
 from jobs.worker import lanes_of
 from tests.factories import make_category, make_notification, make_recipient, make_template, make_tenant
 
@@ -433,3 +437,19 @@ async def test_what_is_rendered_is_known_by_its_hash_whatever_the_links_lead_thr
     await send(db, seed, settings, "email", recipient=recipient, html=html)
     [(request, _)] = httpserver.log
     assert json.loads(request.get_data())["HtmlBody"] == html.replace("{{ order_id }}", "A-1")
+
+
+async def test_a_mailbox_that_stays_full_is_counted_although_nothing_was_accepted(db, seed, settings):
+    """A relay's 552 at RCPT is the receiving server's own word, told in the answer itself."""
+    full = Evidence(EvidenceKind.BOUNCED, "k", datetime.now(UTC), bounce_class=BounceClass.SOFT)
+    outcome = Outcome(OutcomeKind.REJECTED, "552 5.2.2 mailbox full", 552, reason="mailbox_full", evidence=(full,))
+    tenant = await make_tenant(seed)
+    claimed = SimpleNamespace(tenant_id=tenant.id, channel="email", address="ada@example.com", id=uuid4())
+    eager = settings.model_copy(update={"bounces": Bounces(soft_bounces_max=3, soft_bounce_days_min=0)})
+    for times in range(1, 4):
+        async with db.transaction() as conn:
+            await settle(conn, "email", [Settled(claimed, outcome, None)], provider="smtp", settings=eager)
+        [counted] = await rows(seed, "SELECT bounces FROM store.soft_bounces")
+        assert counted["bounces"] == times
+    found = await rows(seed, "SELECT address, reason FROM store.suppressions")
+    assert [tuple(row.values()) for row in found] == [("ada@example.com", "soft_bounces")]

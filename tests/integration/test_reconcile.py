@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import httpx
@@ -16,9 +17,17 @@ from app.flows.apply import apply
 from app.flows.reconcile import Reconciled, _decide_all, reconcile
 from app.providers.accounts import ProviderSet
 from app.providers.base import Lookup, LookupVerdict
+from app.rendering.pool import RenderPool
 from app.settings import Settings
 from app.store import reconcile as store
-from tests.factories import make_attempt, make_category, make_delivery, make_tenant
+from tests.factories import (
+    make_attempt,
+    make_category,
+    make_delivery,
+    make_notification,
+    make_template,
+    make_tenant,
+)
 from tests.messages import CONTEXT, email_message
 from tests.sandbox_process import SandboxProcess, wait_until
 
@@ -341,7 +350,15 @@ def unasked(**changes: Any) -> Settings:
 
 async def made_through(seed: psycopg.AsyncConnection, account: str, *, state: str, channel: str, age: timedelta) -> Any:
     """A delivery whose attempt went through this account so long ago."""
-    delivery = await make_delivery(seed, state=state, attempt=False, channel=channel, provider=account)
+    tenant = await make_tenant(seed)
+    plain = {"subject": "", "html": None} if channel in ("sms", "webhook") else {}
+    template = await make_template(seed, tenant_id=tenant.id, channel=channel, **plain)
+    notification = await make_notification(
+        seed, tenant_id=tenant.id, state="planned", template_id=template.template_id, channels=[channel]
+    )
+    delivery = await make_delivery(
+        seed, state=state, notification=notification, attempt=False, channel=channel, provider=account
+    )
     settled = (
         {"state": "accepted", "outcome": "accepted"} if state == "sent" else {"state": state, "outcome": "unknown"}
     )
@@ -377,3 +394,49 @@ async def test_what_was_not_recorded_in_the_inbox_is_put_there_again(db, seed):
     await reconcile(db, ProviderSet(settings.providers), settings, limit=10)
     [row] = await rows(seed, "SELECT state FROM store.deliveries WHERE id = %s", delivery.id)
     assert row["state"] == "queued"
+
+
+async def test_what_was_never_recorded_is_looked_for_by_the_words_it_would_have_had(db, seed, httpserver):
+    """A worker that died between intent and record left no hash; the template and the variables are still there."""
+    account = "AC" + "0" * 32
+    twilio = {
+        "adapter": "twilio",
+        "account_sid": account,
+        "auth_token": "secret",
+        "sender": "+14155550100",
+        "base_url": httpserver.url_for("").rstrip("/"),
+        "lookup_settle_seconds": 1,
+    }
+    settings = Settings(providers={"twilio": twilio}, routes={"sms": ("twilio",)})
+    lost = await made_through(seed, "twilio", state="ambiguous", channel="sms", age=timedelta(minutes=1))
+    found = await made_through(seed, "twilio", state="ambiguous", channel="sms", age=timedelta(minutes=1))
+    listed = {
+        "sid": "SM" + "1" * 32,
+        "body": f"Order {lost.id} is on its way.",
+        "to": "+14155550101",
+        "direction": "outbound-api",
+        "status": "delivered",
+        "error_code": None,
+        "date_created": format_datetime(datetime.now(UTC) - timedelta(minutes=1)),
+        "messaging_service_sid": None,
+        "from": "+14155550100",
+    }
+    for delivery, order in ((lost, "elsewhere"), (found, lost.id)):
+        await seed.execute("UPDATE store.deliveries SET address = '+14155550101' WHERE id = %s", (delivery.id,))
+        await seed.execute(
+            "UPDATE store.notifications SET request = jsonb_build_object('variables', jsonb_build_object('order_id', "
+            "%s::text)) WHERE id = %s",
+            (str(order), delivery.notification_id),
+        )
+    httpserver.expect_request(f"/2010-04-01/Accounts/{account}/Messages.json", method="GET").respond_with_json(
+        {"messages": [listed], "next_page_uri": None}
+    )
+    renderer = RenderPool()
+    try:
+        await reconcile(db, ProviderSet(settings.providers), settings, limit=10, renderer=renderer)
+    finally:
+        await renderer.stop()
+    while await apply(db, settings, limit=10):
+        pass
+    states = {row["id"]: row["state"] for row in await rows(seed, "SELECT id, state FROM store.deliveries")}
+    assert states == {lost.id: "queued", found.id: "delivered"}
