@@ -25,6 +25,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from app.api.auth import mint_api_key
+from tests import vendors
 from tests.sandbox_process import SandboxProcess, free_port, wait_until
 
 ROOT = Path(__file__).parent.parent
@@ -134,20 +135,23 @@ class System:
         speed: float = 60,
         environment: dict[str, str] | None = None,
         worker_module: str = "jobs.worker",
+        vendor: str | None = None,
         **sandbox: Any,
     ) -> None:
-        """speed and further options are the sandbox's; environment overrides settings. The second worker is not
-        started by itself."""
+        """speed and further options are the sandbox's; environment overrides settings. vendor: who carries email or
+        text messages in place of Mailgun or Twilio. The second worker is not started by itself."""
         port = free_port()
+        smtp_port = free_port() if vendor == "smtp" else 0
+        self.vendor = vendor
         self.url = f"http://127.0.0.1:{port}"
         self.dsn = dsn
         self.sandbox = SandboxProcess(
             directory / "ledger.jsonl",
             webhook_base_url=f"{self.url}/api/v1/webhooks",
             speed=speed,
-            **{"hold_seconds": 5, **sandbox},
+            **{"hold_seconds": 5, **({"smtp_port": smtp_port} if smtp_port else {}), **sandbox},
         )
-        settings = self._settings(directory, port) | (environment or {})
+        settings = self._settings(directory, port, smtp_port) | (environment or {})
         self.api = Program("app.api.server", settings, directory / "api.out")
         self.worker = Program(worker_module, settings, directory / "worker.out")
         self.second_worker = Program(worker_module, settings, directory / "worker-2.out")
@@ -155,7 +159,7 @@ class System:
         self.tenant_id = 0
         self.client = httpx.Client(base_url=f"{self.url}/api/v1", timeout=30)
 
-    def _settings(self, directory: Path, port: int) -> dict[str, str]:
+    def _settings(self, directory: Path, port: int, smtp_port: int) -> dict[str, str]:
         account = {
             "adapter": "mailgun",
             "domain": self.sandbox.domain,
@@ -178,6 +182,13 @@ class System:
             "subject": "mailto:ops@example.com",
             "allow_loopback": True,
         }
+        providers: dict[str, Any] = {"mailgun": account, "twilio": texts, "browsers": browsers}
+        routes = {"email": ["mailgun"], "sms": ["twilio"], "push.web": ["browsers"]}
+        if self.vendor is not None:
+            providers[self.vendor] = vendors.account(
+                self.vendor, self.sandbox, smtp_port=smtp_port, settle_seconds=SETTLE_SECONDS
+            )
+            routes["sms" if self.vendor in vendors.SMS else "email"] = [self.vendor]
         foreign = {name: value for name, value in os.environ.items() if not name.startswith("LANDED_")}
         return (
             foreign
@@ -188,8 +199,8 @@ class System:
                 "LANDED_DATA_DIR": str(directory),
                 "LANDED_API__PORT": str(port),
                 "LANDED_API__PUBLIC_URL": f"http://127.0.0.1:{port}",
-                "LANDED_PROVIDERS": json.dumps({"mailgun": account, "twilio": texts, "browsers": browsers}),
-                "LANDED_ROUTES": json.dumps({"email": ["mailgun"], "sms": ["twilio"], "push.web": ["browsers"]}),
+                "LANDED_PROVIDERS": json.dumps(providers),
+                "LANDED_ROUTES": json.dumps(routes),
                 "LANDED_ENDPOINTS__ALLOW_LOOPBACK": "true",
                 "LANDED_ENDPOINTS__LADDER": "[0.3, 0.5, 1, 2]",
             }
@@ -200,9 +211,12 @@ class System:
     def __enter__(self) -> Self:
         try:
             self._seed()
+            if self.vendor == "smtp":
+                self.sandbox.start()  # it makes the certificate that the worker is to trust
             self.worker.start()
             self.api.start()
-            self.sandbox.start()
+            if self.vendor != "smtp":
+                self.sandbox.start()
             self.wait_for_api()
             self.wait_for_worker()
         except BaseException:
