@@ -29,7 +29,7 @@ async def measure(dsn: str, *, requests: int, items: int, connections: int) -> B
     async with Database(dsn, name="landed bench") as db, stage.sink() as sink:
         tenant_id = await stage.populate(db)
         api_key = await trickle.key(db, tenant_id)
-        env = stage.environment(dsn, sink.port) | {"LANDED_API__PORT": str(port)}
+        env = stage.environment(dsn, stage.mailgun(sink.port)) | {"LANDED_API__PORT": str(port)}
         async with stage.running("app.api.server", env=env, port=port) as api:
             began = time.perf_counter()
             await _drive(port, api_key, requests=requests, items=items, connections=connections)

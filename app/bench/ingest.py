@@ -226,7 +226,7 @@ async def serving(which: str, dsn: str) -> AsyncIterator[stage.Process]:
     """``api`` or ``bare`` as a process of its own, until the block ends."""
     port = stage.free_port()
     module = {"api": ("app.api.server",), "bare": ("app.bench.ingest", str(port))}[which]
-    environment = stage.environment(dsn, NO_PROVIDER) | {"LANDED_API__PORT": str(port)}
+    environment = stage.environment(dsn, stage.mailgun(NO_PROVIDER)) | {"LANDED_API__PORT": str(port)}
     async with stage.running(*module, env=environment, port=port) as process:
         yield process
 

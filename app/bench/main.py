@@ -2,7 +2,11 @@
 
     ingest    POST send, one notification a request, against a bare route that validates the same body
     batch     POST send-batch
-    drain     accepted notifications to the provider, against one procrastinate job per notification with httpx
+    drain     accepted emails to the provider, against one procrastinate job per notification with httpx
+    sms       the same with text messages
+    push      the same with pushes, over HTTP/2 and TLS; and the transport alone against httpx
+    in_app    accepted notifications to inboxes, against a transaction for each; and how soon an open app shows them,
+              against asking every second
     trickle   a transactional send's way from its 202 to the provider, while a campaign drains
 
 It runs on a throw-away embedded server with its ordinary durable settings, or in databases of its own on ``--server``.
@@ -10,7 +14,6 @@ It runs on a throw-away embedded server with its ordinary durable settings, or i
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import statistics
@@ -19,15 +22,21 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 import click
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from app.bench import batch, drain, ingest, stage, trickle
+from app.bench import batch, drain, fan_out, ingest, live, push, stage, trickle
 from app.embedded import scratch_postgres
 
 T = TypeVar("T")
-PARTS = ("ingest", "batch", "drain", "trickle")
-AIMS = {"ingest": "at least 0.5 of the bare route and 3,000/s", "drain": "4,000/s and 10 times the obvious design"}
+Rate = drain.Drained | fan_out.Written | push.Carried
+PARTS = ("ingest", "batch", "drain", "sms", "push", "in_app", "trickle")
+AIMS = {
+    "ingest": "at least 0.5 of the bare route and 3,000/s",
+    "drain": "4,000/s and 10 times the obvious design",
+    "in_app": "shown within 500 ms",
+}
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -42,7 +51,8 @@ def run(arguments: Sequence[str]) -> int:
 @click.option("--messages", default=20_000, show_default=True, help="Notifications in one drain.")
 @click.option("--requests", default=10_000, show_default=True, help="Requests in one round of ingest.")
 @click.option("--connections", default=64, show_default=True, help="Concurrent clients of ingest.")
-@click.option("--campaign", default=50_000, show_default=True, help="Promotional backlog beside the trickle.")
+@click.option("--streams", default=200, show_default=True, help="Calls at once over HTTP/2; apps that are open.")
+@click.option("--campaign", default=50_000, show_default=True, help="Promotional backlog beside single sends.")
 @click.option("--sends", default=100, show_default=True, help="Transactional sends in the trickle.")
 @click.option("--server", help="A PostgreSQL server's DSN; databases are made and dropped in it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -52,6 +62,7 @@ def bench(
     messages: int,
     requests: int,
     connections: int,
+    streams: int,
     campaign: int,
     sends: int,
     server: str | None,
@@ -63,7 +74,10 @@ def bench(
         measures: dict[str, Callable[[], dict[str, Any]]] = {
             "ingest": lambda: _ingest(server_dsn, requests, connections, rounds),
             "batch": lambda: _batch(server_dsn, requests, rounds),
-            "drain": lambda: _drain(server_dsn, messages, rounds),
+            "drain": lambda: _drain(server_dsn, "drain", messages, rounds),
+            "sms": lambda: _drain(server_dsn, "sms", messages, rounds),
+            "push": lambda: _push(server_dsn, messages, streams, rounds),
+            "in_app": lambda: _in_app(server_dsn, messages, streams, campaign, rounds),
             "trickle": lambda: _trickle(server_dsn, campaign, sends),
         }
         for part in only or PARTS:
@@ -87,7 +101,7 @@ def _server(dsn: str | None) -> Iterator[str]:
 
 def _in_database(server_dsn: str, measure: Callable[[str], Coroutine[Any, Any, T]]) -> T:
     with stage.database(server_dsn) as dsn:
-        return asyncio.run(measure(dsn))
+        return uvloop.run(measure(dsn))
 
 
 def _ingest(server_dsn: str, requests: int, connections: int, rounds: int) -> dict[str, Any]:
@@ -120,20 +134,56 @@ def _batch(server_dsn: str, requests: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def _drain(server_dsn: str, messages: int, rounds: int) -> dict[str, Any]:
+def _drain(server_dsn: str, line: str, messages: int, rounds: int) -> dict[str, Any]:
     """Rounds alternate, so that what else the machine does meets both."""
     ours, theirs = [], []
     for _ in range(rounds):
-        ours.append(_in_database(server_dsn, lambda dsn: drain.landed(dsn, messages=messages)))
-        theirs.append(_in_database(server_dsn, lambda dsn: drain.obvious(dsn, messages=max(500, messages // 20))))
-    per_second = statistics.median(r.per_second for r in ours)
-    obvious = statistics.median(r.per_second for r in theirs)
+        ours.append(_in_database(server_dsn, lambda dsn: drain.landed(dsn, line=line, messages=messages)))
+        theirs.append(
+            _in_database(server_dsn, lambda dsn: drain.obvious(dsn, line=line, messages=max(500, messages // 20)))
+        )
     return {
-        "per_second": per_second,
-        "obvious_per_second": obvious,
-        "ratio": per_second / obvious,
+        **_beside(ours, theirs, "obvious"),
         "peak_memory_mb": max(r.peak_memory_mb for r in ours),
         "obvious_peak_memory_mb": max(r.peak_memory_mb for r in theirs),
+    }
+
+
+def _push(server_dsn: str, messages: int, streams: int, rounds: int) -> dict[str, Any]:
+    carried = push.measure(requests=messages, streams=streams, rounds=rounds)
+    alone = _beside(carried.ours, carried.httpx, "httpx")
+    return {
+        **_drain(server_dsn, "push", messages, rounds),
+        **{f"transport_{name}": value for name, value in alone.items()},
+    }
+
+
+def _in_app(server_dsn: str, messages: int, streams: int, campaign: int, rounds: int) -> dict[str, Any]:
+    ours, theirs = [], []
+    for _ in range(rounds):
+        ours.append(_in_database(server_dsn, lambda dsn: fan_out.landed(dsn, messages=messages)))
+        theirs.append(_in_database(server_dsn, lambda dsn: fan_out.naive(dsn, messages=messages // 2)))
+    shown = _in_database(server_dsn, lambda dsn: live.measure(dsn, streams=streams, campaign=campaign))
+    return {
+        **_beside(ours, theirs, "naive"),
+        **{f"live_{name}": value for name, value in asdict(shown.streamed).items()},
+        **{f"polled_{name}": value for name, value in asdict(shown.polled).items()},
+        "live_ratio": shown.polled.stored_p50_ms / shown.streamed.stored_p50_ms,
+        **{f"campaign_{name}": value for name, value in asdict(shown.campaign).items()},
+        "campaign_left": shown.campaign_left,
+    }
+
+
+def _beside(ours: Sequence[Rate], theirs: Sequence[Rate], name: str) -> dict[str, float]:
+    """The medians of both. cpu_us: what one message takes of the CPU, in whichever processes send it."""
+    per_second = statistics.median(r.per_second for r in ours)
+    other = statistics.median(r.per_second for r in theirs)
+    return {
+        "per_second": per_second,
+        f"{name}_per_second": other,
+        "ratio": per_second / other,
+        "cpu_us": statistics.median(r.cpu_us for r in ours),
+        f"{name}_cpu_us": statistics.median(r.cpu_us for r in theirs),
     }
 
 

@@ -1,4 +1,4 @@
-"""The smallest provider there can be: answers every POST as Mailgun does, and counts. The far side of the drain.
+"""The smallest provider there can be, the far side of a drain: answers every POST as Mailgun or Twilio do, and counts.
 
 It parses no more HTTP than it must, so that a benchmark measures the sender. ``python -m app.bench.sink --port N``
 prints ``ready`` and serves until it is ended. ``GET /`` answers how many messages came in; with ``--track``, also when
@@ -18,9 +18,10 @@ import uvloop
 
 LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
 DELIVERY = re.compile(rb"v(?:%3A|:)landed_delivery=([0-9a-f-]{36})")
-ACCEPTED = b'{"id":"<sink@sandbox.landed.test>","message":"Queued. Thank you."}'
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-ANSWER = HEAD % (len(ACCEPTED), ACCEPTED)
+ANSWER = b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+MAILGUN = b'{"id":"<sink@sandbox.landed.test>","message":"Queued. Thank you."}'
+TWILIO_PATH = b"POST /2010-04-01/"
+TWILIO = b'{"sid":"SM%032x","status":"queued"}'
 
 
 class Sink(asyncio.Protocol):
@@ -46,15 +47,18 @@ class Sink(asyncio.Protocol):
             self._answer(message)
 
     def _answer(self, message: bytes) -> None:
+        if not message.startswith(b"POST "):
+            return self._write(b"200 OK", msgspec.json.encode({"accepted": Sink.accepted, "arrivals": Sink.arrivals}))
+        Sink.accepted += 1
+        if message.startswith(TWILIO_PATH):
+            return self._write(b"201 CREATED", TWILIO % Sink.accepted)
+        if Sink.tracking and (match := DELIVERY.search(message)):
+            Sink.arrivals.setdefault(match[1].decode(), time.time())
+        self._write(b"200 OK", MAILGUN)
+
+    def _write(self, status: bytes, body: bytes) -> None:
         assert self._transport is not None
-        if message.startswith(b"POST "):
-            Sink.accepted += 1
-            if Sink.tracking and (match := DELIVERY.search(message)):
-                Sink.arrivals.setdefault(match[1].decode(), time.time())
-            self._transport.write(ANSWER)
-        else:
-            counted = msgspec.json.encode({"accepted": Sink.accepted, "arrivals": Sink.arrivals})
-            self._transport.write(HEAD % (len(counted), counted))
+        self._transport.write(ANSWER % (status, len(body), body))
 
 
 async def serve(port: int) -> None:

@@ -8,14 +8,18 @@ import json
 import os
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import msgspec
 import psutil
 import psycopg
+import trustme
 
 from app.db import Connection, Database
 from app.migrate import migrate
@@ -24,11 +28,22 @@ HOST = "127.0.0.1"
 RECIPIENTS = 20_000
 ACCEPT_GROUP = 1000
 POLL_SECONDS = 0.2
+GLANCE_SECONDS = 0.02
 STANDSTILL_SECONDS = 60.0  # longer than any lease or timeout on the way
 HTML = (
     "<p>Hello {{ name }}, your order <b>{{ order }}</b> is on its way.</p>" + "<p>Thank you for your custom.</p>" * 20
 )
-TEXT = "Hello {{ name }}, order {{ order }} is on its way." + "\nThank you for your custom." * 20
+SHORT = "Hello {{ name }}, order {{ order }} is on its way."
+TEXT = SHORT + "\nThank you for your custom." * 20
+LINK = {"url": "https://example.com/orders/{{ order }}", "data.order": "{{ order }}"}
+# The same message on every channel, as long as people make it there: subject, html, text and further parts.
+VARIABLES = {"name": {"required": True}, "order": {"required": True}}
+TEMPLATES: Mapping[str, tuple[str | None, str | None, str, Mapping[str, str]]] = {
+    "email": ("Order {{ order }}", HTML, TEXT, {}),
+    "sms": (None, None, SHORT, {}),
+    "push": ("Order {{ order }}", None, SHORT, LINK),
+    "in_app": ("Order {{ order }}", None, SHORT, LINK),
+}
 
 
 @contextlib.contextmanager
@@ -47,46 +62,56 @@ def database(server_dsn: str) -> Iterator[str]:
 
 
 async def populate(db: Database) -> int:
-    """A tenant with a category in each class, a published template and recipients ``r0`` ... Answers its id."""
+    """A tenant with a category in each class, a template published for every channel, and recipients ``r0`` ... who
+    have an address, a number and an iPhone each. Answers the tenant's id."""
     async with db.transaction() as conn:
-        cursor = await conn.execute(
+        tenant_id = await _one(
+            conn,
             "INSERT INTO store.tenants (name, sender)"
-            " VALUES ('bench', 'Bench <bench@sandbox.landed.test>') RETURNING id"
+            " VALUES ('bench', 'Bench <bench@sandbox.landed.test>') RETURNING id",
         )
-        [tenant_id] = await cursor.fetchone() or [0]
         for klass in ("transactional", "promotional", "alert"):
             await conn.execute(
                 "INSERT INTO store.categories (tenant_id, name, class) VALUES (%s, %s, %s)", (tenant_id, klass, klass)
             )
+        for channel, (subject, html, text, extras) in TEMPLATES.items():
+            await conn.execute(
+                "INSERT INTO store.templates (tenant_id, template_id, version, channel, subject, html, text, extras,"
+                " variables, status, published_at) VALUES (%s, 'order', 1, %s, %s, %s, %s, %s, %s, 'published', now())",
+                (tenant_id, channel, subject, html, text, json.dumps(extras), json.dumps(VARIABLES)),
+            )
         await conn.execute(
-            "INSERT INTO store.templates (tenant_id, template_id, version, subject, html, text, variables, status,"
-            " published_at) VALUES (%s, 'order', 1, 'Order {{ order }}', %s, %s, %s, 'published', now())",
-            (tenant_id, HTML, TEXT, json.dumps({"name": {"required": True}, "order": {"required": True}})),
-        )
-        await conn.execute(
-            "INSERT INTO store.recipients (tenant_id, id, email)"
-            " SELECT %s, 'r' || n, 'r' || n || '@example.com' FROM generate_series(0, %s) AS n",
+            "INSERT INTO store.recipients (tenant_id, id, email, phone)"
+            " SELECT %s, 'r' || n, 'r' || n || '@example.com', '+4915' || 112000000 + n"
+            " FROM generate_series(0, %s) AS n",
             (tenant_id, RECIPIENTS - 1),
         )
+        await conn.execute(
+            "INSERT INTO store.devices (tenant_id, recipient_id, platform, token)"
+            " SELECT tenant_id, id, 'ios', encode(sha256(id::bytea), 'hex') FROM store.recipients WHERE tenant_id = %s",
+            (tenant_id,),
+        )
     async with db.transaction() as conn:
-        await conn.execute("ANALYZE store.recipients")
-    return int(tenant_id)
+        await conn.execute("ANALYZE store.recipients, store.devices")
+    return tenant_id
 
 
-async def accept(db: Database, tenant_id: int, *, count: int, klass: str) -> None:
+async def accept(
+    db: Database, tenant_id: int, *, count: int, klass: str, channel: str = "email", recipients: int = RECIPIENTS
+) -> None:
     """Puts ``count`` accepted notifications before the worker, as the API would have."""
     for start in range(0, count, ACCEPT_GROUP):
         items = [
             {
                 "ordinal": n,
                 "tenant_id": tenant_id,
-                "recipient_id": f"r{n % RECIPIENTS}",
+                "recipient_id": f"r{n % recipients}",
                 "category": klass,
                 "class": klass,
-                "channels": ["email"],
+                "channels": [channel],
                 "template_id": "order",
                 "template_version": 1,
-                "request": {"recipient_id": f"r{n % RECIPIENTS}", "variables": {"name": "Ann", "order": str(n)}},
+                "request": {"recipient_id": f"r{n % recipients}", "variables": {"name": "Ann", "order": str(n)}},
                 "source": "api",
                 "expires_at": "9999-12-31T00:00:00Z",
             }
@@ -108,6 +133,12 @@ class Process:
         with open(f"/proc/{self.pid}/status") as status:  # VmHWM: what the kernel saw, not what we happened to sample
             peak += next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
         return peak / 2**20
+
+    def cpu_seconds(self) -> float:
+        """Of the process and its children so far. Of all figures the one that busy neighbours disturb least."""
+        me = psutil.Process(self.pid)
+        times = [p.cpu_times() for p in (me, *me.children(recursive=True))]
+        return float(sum(t.user + t.system for t in times))
 
 
 def free_port() -> int:
@@ -151,8 +182,53 @@ async def sink(*, track: bool = False) -> AsyncIterator[Process]:
         yield process
 
 
-def environment(dsn: str, sink_port: int) -> dict[str, str]:
-    """Landed as it ships, but for the address of its provider."""
+@dataclass(frozen=True, slots=True)
+class FarSide:
+    """A provider's stand-in.
+
+    origin: where it takes messages. count_url: where it says how many came. trust: the CA bundle that vouches for it.
+    """
+
+    origin: str
+    count_url: str
+    trust: str | None = None
+
+
+@contextlib.asynccontextmanager
+async def http1() -> AsyncIterator[FarSide]:
+    """One that takes messages as Mailgun and Twilio do."""
+    async with sink() as process:
+        origin = f"http://{HOST}:{process.port}"
+        yield FarSide(origin, f"{origin}/")
+
+
+@contextlib.asynccontextmanager
+async def http2() -> AsyncIterator[FarSide]:
+    """One that takes pushes as APNs does, with a certificate of its own CA."""
+    port, count_port = free_port(), free_port()
+    with tempfile.TemporaryDirectory(prefix="landed-bench-") as directory:
+        authority, certificate = trustme.CA(), Path(directory) / "certificate.pem"
+        authority.cert_pem.write_to_path(Path(directory) / "ca.pem")
+        authority.issue_cert(HOST).private_key_and_cert_chain_pem.write_to_path(certificate)
+        command = ["app.bench.sink_h2", "--port", str(port), "--certificate", str(certificate)]
+        async with running(*command, "--count-port", str(count_port), port=count_port):
+            yield FarSide(f"https://{HOST}:{port}", f"http://{HOST}:{count_port}/", str(Path(directory) / "ca.pem"))
+
+
+def environment(dsn: str, routes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Landed as it ships, but for the addresses of its providers. routes: each with the account that serves it."""
+    return {
+        "LANDED_DATABASE_URL": dsn,
+        "LANDED_PROVIDERS": json.dumps({str(account["adapter"]): account for account in routes.values()}),
+        "LANDED_ROUTES": json.dumps({route: [account["adapter"]] for route, account in routes.items()}),
+        "LANDED_API__PUBLIC_URL": "https://landed.example.com",
+        "LANDED_SECRET": "bench",
+        "LANDED_LOG_LEVEL": "ERROR",
+    }
+
+
+def mailgun(sink_port: int) -> dict[str, Mapping[str, Any]]:
+    """Email by way of the sink at this port."""
     account = {
         "adapter": "mailgun",
         "domain": "sandbox.landed.test",
@@ -160,13 +236,20 @@ def environment(dsn: str, sink_port: int) -> dict[str, str]:
         "webhook_signing_key": "bench",
         "base_url": f"http://{HOST}:{sink_port}",
     }
-    return {
-        "LANDED_DATABASE_URL": dsn,
-        "LANDED_PROVIDERS": json.dumps({"mailgun": account}),
-        "LANDED_ROUTES": json.dumps({"email": ["mailgun"]}),
-        "LANDED_SECRET": "bench",
-        "LANDED_LOG_LEVEL": "ERROR",
-    }
+    return {"email": account}
+
+
+async def until_begun(db: Database) -> None:
+    """Until a worker has taken up the first notification."""
+    async with asyncio.timeout(STANDSTILL_SECONDS):
+        while True:
+            async with db.transaction() as conn:
+                if await _one(
+                    conn,
+                    "SELECT count(*) FROM (SELECT FROM store.notifications WHERE state <> 'accepted' LIMIT 1) AS n",
+                ):
+                    return
+            await asyncio.sleep(GLANCE_SECONDS)
 
 
 async def until_sent(db: Database, count: int, *, klass: str) -> None:

@@ -38,7 +38,7 @@ async def measure(dsn: str, *, campaign: int, sends: int) -> Trickled:
         tenant_id = await stage.populate(db)
         api_key = await key(db, tenant_id)
         await stage.accept(db, tenant_id, count=campaign, klass="promotional")
-        env = stage.environment(dsn, sink.port) | {"LANDED_API__PORT": str(port)}
+        env = stage.environment(dsn, stage.mailgun(sink.port)) | {"LANDED_API__PORT": str(port)}
         async with stage.running("app.api.server", env=env, port=port), stage.running("jobs.worker", env=env):
             await stage.until_sent(db, 1, klass="promotional")
             answered = await _send(port, api_key, sends)
@@ -60,7 +60,7 @@ async def key(db: Database, tenant_id: int) -> str:
             name="bench",
             prefix=prefix,
             digest=digest,
-            scopes=("send",),
+            scopes=("send", "read"),
             rate_per_second=10_000_000,
             burst=10_000_000,
         )
