@@ -166,6 +166,19 @@ async def applied(conn, dsn, delivery):
     return await cursor.fetchone()
 
 
+@pytest.mark.parametrize("path", [WORKER, "/push/landed-push.js"])
+async def test_the_scripts_are_asked_for_anew_and_sent_only_when_they_changed(api, path):
+    async with httpx.AsyncClient(base_url=api) as client:
+        answer = await client.get(path)
+        again = await client.get(path, headers={"If-None-Match": answer.headers["etag"]})
+    assert answer.headers["content-type"] == "text/javascript; charset=utf-8"
+    assert answer.headers["cache-control"] == "no-cache"
+    assert answer.headers["service-worker-allowed"] == "/"
+    assert answer.headers["content-security-policy"] == "default-src 'none'; connect-src *; img-src *"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert (again.status_code, again.content) == (304, b"")
+
+
 async def test_a_push_is_shown_and_delivered_because_the_worker_says_so(conn, dsn, api, site):
     delivery = await sent_push(conn)
     await site.push(payload(api, delivery, subtitle="Shop", image=f"{api}/none.png"))

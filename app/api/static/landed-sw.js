@@ -58,7 +58,7 @@
     const ours = Object.fromEntries(KEYS.filter((key) => key in all).map((key) => [key, all[key]]));
     await self.registration.showNotification(push.title || "", {
       body: [push.subtitle, push.body].filter(Boolean).join("\n"),
-      icon: push.icon,
+      icon: push.data && push.data.icon,
       image: push.image,
       badge: typeof push.badge === "string" ? push.badge : undefined,
       // The same for every copy of one notification: a second copy takes the place of the first, without a sound.
