@@ -198,6 +198,7 @@ class Dispatcher:
                 limit=limit,
                 retry_share=self._sizes.retry_share,
                 lease_seconds=self._settings.times.lease_seconds,
+                to_endpoints=self.lane.channel in targets.ENDPOINT_CHANNELS,
             )
             found = await targets.load(conn, self.lane.channel, claimed)
             if claimed:

@@ -17,6 +17,7 @@ from app.store._queries import columns, load
 _q = load("dispatch")
 SHARE_FENCE = _q["share_fence"]
 LOCK_DUE = _q["lock_due"]
+PUT_OFF_FAILING = _q["put_off_failing"]
 SHARE_ADDRESSES = _q["share_addresses"]
 OPEN_ATTEMPTS = _q["open_attempts"]
 LOCK_DELIVERIES = _q["lock_deliveries"]
@@ -119,9 +120,11 @@ async def claim(
     limit: int,
     retry_share: float,
     lease_seconds: float,
+    to_endpoints: bool = False,
 ) -> tuple[int, list[Claimed]]:
     """Locks due deliveries and writes their intents. Nothing may be sent before the transaction is durably committed.
 
+    to_endpoints: the lane leads to many receivers, of which one that fails must not hold up the rest.
     Answers how many rows were taken up (some may have ended as expired or suppressed) and those to send.
     """
     # Statements that need no answer from each other share a round trip: on a busy loop each trip costs a turn of it.
@@ -138,8 +141,12 @@ async def claim(
             },
         )
         due = await cursor.fetchall()
+    taken = len(due)
+    if due and to_endpoints:
+        put_off = await _put_off_failing(conn, due)
+        due = [row for row in due if row[1] not in put_off]
     if not due:
-        return 0, []
+        return taken, []
     async with conn.pipeline(), conn.cursor(row_factory=args_row(Claimed)) as rows:
         await conn.execute(SHARE_ADDRESSES, {"buckets": [bucket for _, _, bucket in due]})
         await rows.execute(
@@ -155,7 +162,17 @@ async def claim(
                 "lease_seconds": lease_seconds,
             },
         )
-        return len(due), await rows.fetchall()
+        return taken, await rows.fetchall()
+
+
+async def _put_off_failing(conn: Connection, due: Sequence[tuple[int, UUID, int]]) -> set[UUID]:
+    """Of these locked rows, those whose endpoint fails just now: they wait, and nothing of them is spent."""
+    ids = [id_ for _, id_, _ in due]
+    cursor = await conn.execute(
+        PUT_OFF_FAILING,
+        {"shards": [shard for shard, _, _ in due], "ids": ids, "first": min(ids), "last": max(ids)},
+    )
+    return {id_ for (id_,) in await cursor.fetchall()}
 
 
 async def record_outcomes(conn: Connection, records: Sequence[Recorded]) -> None:

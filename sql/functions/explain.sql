@@ -56,6 +56,7 @@ RETURN CASE d.state
             WHEN 'held' THEN 'held by an operator; landed.release lets it go'
             WHEN 'replay' THEN 'replayed by an operator, waits for a worker'
             WHEN 'scheduled' THEN 'scheduled for later'
+            WHEN 'endpoint_failing' THEN 'put off, because its endpoint fails just now; at no cost to its retries'
             WHEN 'released' THEN 'given back by a worker before it was called, waits for the next'
             ELSE 'waits for its first attempt'
         END,
@@ -74,6 +75,8 @@ RETURN CASE d.state
     WHEN 'failed' THEN format('failed at %s (%s)', d.ended_at, d.reason)
     WHEN 'unconfirmed' THEN CASE d.reason
         WHEN 'ambiguous_unresolved' THEN 'it may have been sent and nothing could tell; late evidence still counts'
+        WHEN 'not_acknowledged' THEN
+            'it was accepted, nobody there can be asked, and the receiving side never said that it came; late evidence still counts'
         ELSE 'it was accepted, and nothing ever proved what became of it; late evidence still counts' END
     WHEN 'suppressed' THEN format('not sent: its address must not be sent to (%s)', d.reason)
     WHEN 'cancelled' THEN format('cancelled at %s', d.ended_at)

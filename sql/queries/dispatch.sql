@@ -44,6 +44,32 @@ SELECT d.shard, d.id, store.address_bucket(d.tenant_id, d.channel, d.address) AS
 FROM (SELECT * FROM first_attempts UNION ALL SELECT * FROM retries) AS d
 WHERE (SELECT awake FROM here) OR d.expires_at <= now();
 
+-- name: put_off_failing
+-- An endpoint that fails holds up none of the others: what waits for it is put off at no cost, but for the one delivery that
+-- tries whether it is back.
+WITH waiting AS (
+    SELECT d.shard, d.id, e.paused_until,
+           row_number() OVER (PARTITION BY e.id ORDER BY d.due_at, d.id) AS place
+    FROM unnest(%(shards)s::smallint[], %(ids)s::uuid[]) AS due(shard, id)
+    JOIN store.deliveries d ON d.shard = due.shard AND d.id = due.id AND d.id BETWEEN %(first)s AND %(last)s
+    JOIN store.endpoints e
+        ON e.id = CASE WHEN d.address ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN d.address::uuid END
+       AND e.tenant_id = d.tenant_id
+    WHERE e.failing_since IS NOT NULL
+      AND e.status = 'enabled'
+      AND d.expires_at > now()
+)
+UPDATE store.deliveries d
+SET due_at = least(greatest(w.paused_until, now() + interval '1 second'), d.expires_at),
+    reason = 'endpoint_failing',
+    updated_at = now()
+FROM waiting w
+WHERE d.shard = w.shard
+  AND d.id = w.id
+  AND d.id BETWEEN %(first)s AND %(last)s
+  AND (w.paused_until > now() OR w.place > 1)
+RETURNING d.id;
+
 -- name: share_addresses
 -- An opt-out holds its address exclusively until it has committed. Ascending, as everyone takes them.
 SELECT pg_advisory_xact_lock_shared(11, bucket)

@@ -171,6 +171,11 @@ WITH called AS MATERIALIZED (
     SET last_success_at = CASE WHEN n.ok THEN now() ELSE e.last_success_at END,
         last_failure = coalesce(n.detail, e.last_failure),
         failing_since = CASE WHEN n.ok THEN NULL ELSE coalesce(e.failing_since, now()) END,
+        -- A quarter of the time it has been failing, within bounds: 5 seconds after a hiccup, 5 minutes after an hour.
+        paused_until = CASE
+            WHEN n.ok THEN NULL
+            ELSE now() + least(interval '5 minutes', greatest(interval '5 seconds', (now() - e.failing_since) / 4))
+        END,
         status = CASE WHEN n.fault IS NOT NULL THEN 'disabled' ELSE e.status END,
         disabled_reason = CASE WHEN n.enabled AND n.fault IS NOT NULL THEN n.fault ELSE e.disabled_reason END,
         disabled_at = CASE WHEN n.enabled AND n.fault IS NOT NULL THEN now() ELSE e.disabled_at END,

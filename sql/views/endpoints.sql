@@ -11,6 +11,7 @@ SELECT e.id AS endpoint_id,
        e.disabled_at,
        e.failing_since,
        now() - e.failing_since AS failing_for,
+       e.paused_until,
        e.last_success_at,
        e.last_failure,
        CASE WHEN e.secret LIKE 'whsk\_%' THEN 'ed25519' WHEN e.secret IS NOT NULL THEN 'hmac-sha256' END AS algorithm,
@@ -34,6 +35,8 @@ COMMENT ON COLUMN reporting.endpoints.disabled_reason IS
 COMMENT ON COLUMN reporting.endpoints.disabled_at IS 'Since when it is disabled';
 COMMENT ON COLUMN reporting.endpoints.failing_since IS 'Since when calls have only failed; NULL while it works';
 COMMENT ON COLUMN reporting.endpoints.failing_for IS 'How long that has been';
+COMMENT ON COLUMN reporting.endpoints.paused_until IS
+    'While it fails, what waits for it is put off till then; one delivery at a time tries whether it is back';
 COMMENT ON COLUMN reporting.endpoints.last_success_at IS 'When it last took an event, to within a few seconds';
 COMMENT ON COLUMN reporting.endpoints.last_failure IS 'How the last failed call went: the status, never what it said';
 COMMENT ON COLUMN reporting.endpoints.algorithm IS 'What signs its events: hmac-sha256 or ed25519; NULL for a chat room';

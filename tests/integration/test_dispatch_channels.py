@@ -453,3 +453,41 @@ async def test_a_mailbox_that_stays_full_is_counted_although_nothing_was_accepte
         assert counted["bounces"] == times
     found = await rows(seed, "SELECT address, reason FROM store.suppressions")
     assert [tuple(row.values()) for row in found] == [("ada@example.com", "soft_bounces")]
+
+
+async def test_an_endpoint_that_fails_is_tried_one_at_a_time_and_holds_up_nobody(db, seed, settings, httpserver):
+    calls = []
+
+    def by_path(request: Request) -> Response:
+        calls.append(request.path)
+        return Response("", 503 if request.path == "/down" else 200)
+
+    httpserver.expect_request("/down").respond_with_handler(by_path)
+    httpserver.expect_request("/up").respond_with_handler(by_path)
+    down = await with_endpoint(seed, httpserver.url_for("/down"))
+    await seed.execute("UPDATE store.endpoints SET failing_since = now() - interval '1 minute'")
+    up = await with_endpoint(seed, httpserver.url_for("/up"))
+    for recipient in (down, down, down, up, up):
+        template = await make_template(seed, tenant_id=recipient.tenant_id, channel="webhook", subject="", html=None)
+        await make_notification(
+            seed,
+            tenant_id=recipient.tenant_id,
+            recipient_id="ada",
+            template_id=template.template_id,
+            channels=["webhook"],
+        )
+    _, [lane] = await intake(db, settings, klass="transactional", limit=10)
+    await run(db, seed, settings, lane)
+    assert sorted(calls) == ["/down", "/up", "/up"]
+    waiting = await rows(
+        seed, "SELECT reason, failures, attempt_no FROM store.deliveries WHERE state = 'queued' ORDER BY attempt_no"
+    )
+    assert [tuple(row.values()) for row in waiting] == [
+        ("endpoint_failing", 0, 0),
+        ("endpoint_failing", 0, 0),
+        ("retry", 1, 1),
+    ]
+    [paused] = await rows(
+        seed, "SELECT paused_until > now() AS is_paused FROM store.endpoints WHERE failing_since IS NOT NULL"
+    )
+    assert paused["is_paused"]

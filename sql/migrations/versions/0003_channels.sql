@@ -213,6 +213,7 @@ CREATE TABLE store.endpoints (
     disabled_reason text,
     disabled_at timestamptz,
     failing_since timestamptz,
+    paused_until timestamptz,
     last_success_at timestamptz,
     last_failure text,
     created_at  timestamptz NOT NULL DEFAULT now(),
@@ -223,6 +224,8 @@ CREATE TABLE store.endpoints (
 );
 COMMENT ON COLUMN store.endpoints.events IS
     'Which delivery-status events it is sent: delivery.delivered, delivery.*, *; none for one that is only a target';
+COMMENT ON COLUMN store.endpoints.paused_until IS
+    'While it fails: what waits for it is put off till then, but for one delivery at a time that tries whether it is back';
 COMMENT ON COLUMN store.endpoints.failing_since IS 'Of the run of failures with no success between; NULL while it works';
 -- Of what went to one endpoint: an address that is an id is looked for by people, and replayed.
 CREATE INDEX deliveries_endpoint ON store.deliveries (address, id) WHERE channel IN ('webhook', 'chat');
