@@ -127,7 +127,9 @@ COMPRESSED = BROWSER.public_key().public_bytes(Encoding.X962, PublicFormat.Compr
 
 
 @pytest.mark.parametrize(
-    "key", [None, "", "x", "ü", "not base64!", base64(COMPRESSED), base64(b"\4" + b"\1" * 64), base64(b"\4" * 100)]
+    "key",
+    [None, "", "x", "ü", "not base64!", base64(COMPRESSED), base64(b"\4" + b"\1" * 64), base64(b"\4" * 100)],
+    ids=["none", "empty", "short", "not ASCII", "not base64", "compressed", "off the curve", "too long"],
 )
 def test_a_key_that_is_no_point_is_named(key):
     with pytest.raises(InvalidFields) as refused:
