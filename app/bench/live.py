@@ -23,7 +23,6 @@ import msgspec
 from app.bench import stage, trickle
 from app.db import Database
 
-SENDS = 300
 EVERY_SECONDS = 0.02
 ASK_SECONDS = 1.0  # what apps that poll settle for: less is felt by the server, more by people
 READY_SECONDS = 30.0
@@ -55,7 +54,7 @@ class Live:
     api_memory_mb: float
 
 
-async def measure(dsn: str, *, streams: int, campaign: int, sends: int = SENDS) -> Live:
+async def measure(dsn: str, *, streams: int, sends: int, campaign: int) -> Live:
     port = stage.free_port()
     env = stage.environment(dsn, {}) | {"LANDED_API__PORT": str(port)}
     async with Database(dsn, name="landed bench") as db:

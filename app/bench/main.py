@@ -53,7 +53,7 @@ def run(arguments: Sequence[str]) -> int:
 @click.option("--connections", default=64, show_default=True, help="Concurrent clients of ingest.")
 @click.option("--streams", default=200, show_default=True, help="Calls at once over HTTP/2; apps that are open.")
 @click.option("--campaign", default=50_000, show_default=True, help="Promotional backlog beside single sends.")
-@click.option("--sends", default=100, show_default=True, help="Transactional sends in the trickle.")
+@click.option("--sends", default=100, show_default=True, help="Sends in the trickle; thrice as many to open apps.")
 @click.option("--server", help="A PostgreSQL server's DSN; databases are made and dropped in it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def bench(
@@ -77,7 +77,9 @@ def bench(
             "drain": lambda: _drain(server_dsn, "drain", messages, rounds),
             "sms": lambda: _drain(server_dsn, "sms", messages, rounds),
             "push": lambda: _push(server_dsn, messages, streams, rounds),
-            "in_app": lambda: _in_app(server_dsn, messages, streams, campaign, rounds),
+            "in_app": lambda: _in_app(
+                server_dsn, messages, rounds, streams=streams, sends=3 * sends, campaign=campaign
+            ),
             "trickle": lambda: _trickle(server_dsn, campaign, sends),
         }
         for part in only or PARTS:
@@ -158,12 +160,12 @@ def _push(server_dsn: str, messages: int, streams: int, rounds: int) -> dict[str
     }
 
 
-def _in_app(server_dsn: str, messages: int, streams: int, campaign: int, rounds: int) -> dict[str, Any]:
+def _in_app(server_dsn: str, messages: int, rounds: int, *, streams: int, sends: int, campaign: int) -> dict[str, Any]:
     ours, theirs = [], []
     for _ in range(rounds):
         ours.append(_in_database(server_dsn, lambda dsn: fan_out.landed(dsn, messages=messages)))
         theirs.append(_in_database(server_dsn, lambda dsn: fan_out.naive(dsn, messages=messages // 2)))
-    shown = _in_database(server_dsn, lambda dsn: live.measure(dsn, streams=streams, campaign=campaign))
+    shown = _in_database(server_dsn, lambda dsn: live.measure(dsn, streams=streams, sends=sends, campaign=campaign))
     return {
         **_beside(ours, theirs, "naive"),
         **{f"live_{name}": value for name, value in asdict(shown.streamed).items()},
