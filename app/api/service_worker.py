@@ -6,10 +6,14 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from litestar import Request, Response, get
+from litestar import MediaType, Request, Response, get
 from litestar.status_codes import HTTP_200_OK, HTTP_304_NOT_MODIFIED
 
 from app.api.headers import header
+from app.api.state import Api
+from app.domain.models import Platform
+from app.errors import NotFound
+from app.providers.web_push import WebPush
 
 HERE = Path(__file__).parent / "static"
 
@@ -37,6 +41,16 @@ def helper(request: Request[Any, Any, Any]) -> Response[bytes]:
     return _answer(request, HELPER)
 
 
+@get("/push/vapid-public-key", media_type=MediaType.TEXT, tags=["devices"], security=[{}], sync_to_thread=False)
+def vapid_public_key(api: Api) -> Response[str]:
+    """What a page subscribes with (``applicationServerKey``), base64url. 404 where no push goes to browsers."""
+    for account in api.settings.routes.get(f"push.{Platform.WEB}", ()):
+        provider = api.providers.get(account)
+        if isinstance(provider, WebPush):
+            return Response(provider.public_key, headers={"access-control-allow-origin": "*"})
+    raise NotFound("routes.push.web names no web-push account")
+
+
 def _script(name: str) -> tuple[bytes, str]:
     """A file and its tag."""
     content = (HERE / name).read_bytes()
@@ -55,4 +69,4 @@ def _answer(request: Request[Any, Any, Any], script: tuple[bytes, str]) -> Respo
     return Response(content, status_code=HTTP_200_OK, headers=headers)
 
 
-routes = [worker, helper]
+routes = [worker, helper, vapid_public_key]

@@ -36,6 +36,7 @@ class ApiState:
     signing_secrets: Cache[str, SigningSecrets | None]
     limiter: RateLimiter
     desk: Desk
+    providers: ProviderSet
     receiver: Receiver
     apply_waker: Waker
     inbox: Hub
@@ -43,6 +44,7 @@ class ApiState:
 
     @classmethod
     def of(cls, settings: Settings, db: Database) -> ApiState:
+        providers = ProviderSet(settings.providers)
         return cls(
             settings=settings,
             db=db,
@@ -50,11 +52,8 @@ class ApiState:
             signing_secrets=_signing_secrets_in(db),
             limiter=RateLimiter(db),
             desk=desk(db, settings),
-            receiver=Receiver(
-                db,
-                ProviderSet(settings.providers),
-                evidence_window_seconds=settings.times.evidence_window_seconds,
-            ),
+            providers=providers,
+            receiver=Receiver(db, providers, evidence_window_seconds=settings.times.evidence_window_seconds),
             apply_waker=Waker(db, "apply"),
             inbox=Hub(db, followers_max=settings.inbox.streams_max),
             pending_migrations=Cache(_pending, ttl_seconds=MIGRATIONS_TTL_SECONDS, size_max=1),
