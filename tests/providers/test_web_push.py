@@ -344,7 +344,9 @@ def test_tokens_of_many_push_services_do_not_pile_up():
     assert len(web_push._tokens) <= 1000
 
 
-@pytest.mark.parametrize("written", [RAW_KEY, RAW_KEY + "=", pem(KEY), f"\n{RAW_KEY}\n"])
+@pytest.mark.parametrize(
+    "written", [RAW_KEY, RAW_KEY + "=", pem(KEY), f"\n{RAW_KEY}\n"], ids=["base64url", "padded", "PEM", "between lines"]
+)
 def test_the_key_is_read_however_tools_write_it(written):
     assert WebPush(replace(ACCOUNT, private_key=written)).public_key == base64(point(KEY))
 
