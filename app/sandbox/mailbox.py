@@ -58,6 +58,7 @@ _STATES: Final = {
     "replied": ("answered", "good"),
     "dismissed": ("dismissed", "good"),
     "received": ("received", "good"),
+    "replaced": ("replaced", "waiting"),
     "permanent": ("failed", "bad"),
     "rejected": ("rejected", "bad"),
     "complained": ("complained", "bad"),

@@ -9,6 +9,9 @@ from typing import Final
 from app.sandbox.mailgun.protocol import Mailgun
 from app.sandbox.postmark.protocol import Postmark
 from app.sandbox.protocol import Protocol
+from app.sandbox.push.apns import Apns
+from app.sandbox.push.fcm import Fcm
+from app.sandbox.push.web_push import WebPush
 from app.sandbox.sendgrid.protocol import SendGrid
 from app.sandbox.ses.protocol import Ses
 from app.sandbox.sms.sinch import Sinch
@@ -17,5 +20,8 @@ from app.sandbox.sms.vonage import Vonage
 from app.sandbox.smtp.protocol import Smtp
 
 PROTOCOLS: Final[Mapping[str, type[Protocol]]] = MappingProxyType(
-    {kind.name: kind for kind in (Mailgun, Ses, SendGrid, Postmark, Smtp, Twilio, Sinch, Vonage)}
+    {
+        kind.name: kind
+        for kind in (Mailgun, Ses, SendGrid, Postmark, Smtp, Twilio, Sinch, Vonage, Apns, Fcm, WebPush)
+    }
 )
