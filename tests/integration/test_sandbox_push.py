@@ -9,6 +9,7 @@ import ssl
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -148,8 +149,10 @@ class Gateway:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._writer.close()
-        self.reading.cancel()
+        self._writer.transport.abort()
+        await asyncio.wait({self.reading})
+        with suppress(OSError):
+            await self._writer.wait_closed()
 
     def send(self, token: str, payload: Any = None, *, at_once: bool = True, **headers: str) -> int:
         stream = self.h2.get_next_available_stream_id()
@@ -185,6 +188,11 @@ class Gateway:
         self._writer.write(self.h2.data_to_send())
 
     async def _read(self) -> None:
+        with suppress(OSError):
+            await self._read_on()
+        self.closed = True
+
+    async def _read_on(self) -> None:
         while data := await self._reader.read(65536):
             for event in self.h2.receive_data(data):
                 match event:
@@ -202,7 +210,6 @@ class Gateway:
                         if hasattr(event, "data") and hasattr(event, "stream_id"):
                             self.bodies[event.stream_id] = self.bodies.get(event.stream_id, b"") + event.data
             self.flush()
-        self.closed = True
 
 
 @pytest.fixture
