@@ -156,7 +156,7 @@ CREATE TABLE store.categories (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT categories_ambiguity_policy_check CHECK ((ambiguity_policy = ANY (ARRAY['park'::text, 'resend_if_absent'::text, 'at_least_once'::text]))),
-    CONSTRAINT categories_channels_check CHECK (((channels <@ ARRAY['email'::text, 'push'::text, 'sms'::text, 'in_app'::text, 'webhook'::text]) AND (cardinality(channels) > 0))),
+    CONSTRAINT categories_channels_check CHECK (((channels <@ ARRAY['email'::text, 'push'::text, 'sms'::text, 'in_app'::text, 'webhook'::text, 'chat'::text]) AND (cardinality(channels) > 0))),
     CONSTRAINT categories_class_check CHECK ((class = ANY (ARRAY['transactional'::text, 'promotional'::text, 'alert'::text]))),
     CONSTRAINT categories_name_check CHECK ((name ~ '^[a-z0-9][a-z0-9_.-]{0,99}$'::text)),
     CONSTRAINT categories_reply_to_check CHECK ((reply_to !~ '[\r\n]'::text)),
@@ -213,7 +213,7 @@ CREATE FUNCTION landed._channels_to_send(asked text[], usual text[]) RETURNS tex
     LANGUAGE plpgsql IMMUTABLE
     AS $$
 DECLARE
-    known CONSTANT text[] := ARRAY['email', 'push', 'sms', 'in_app', 'webhook'];
+    known CONSTANT text[] := ARRAY['email', 'push', 'sms', 'in_app', 'webhook', 'chat'];
 BEGIN
     IF asked IS NULL THEN
         RETURN usual;
@@ -244,13 +244,23 @@ CREATE FUNCTION landed._check_address(channel text, address text) RETURNS void
 BEGIN
     PERFORM landed._check_line('channel', channel, 20);
     PERFORM landed._check_line('address', address, 2000);
-    IF channel NOT IN ('email', 'push', 'sms', 'in_app', 'webhook') THEN
+    IF channel NOT IN ('email', 'push', 'sms', 'in_app', 'webhook', 'chat') THEN
         PERFORM landed._refuse('invalid_parameter_value', 'channel', format('there is no channel %L', channel),
-                               'A suppression holds for one channel.', 'Channels are email, push, sms, in_app, webhook.');
+                               'A suppression holds for one channel.',
+                               'Channels are email, push, sms, in_app, webhook, chat.');
     ELSIF channel = 'email' AND address !~ '^[^@\s]+@[^@\s]+$' THEN
         PERFORM landed._refuse('invalid_parameter_value', 'address', 'is not an email address',
                                'Suppressing what is nobody''s address would protect nobody.',
                                'Give the bare address, like jo@example.com.');
+    ELSIF channel = 'sms' AND address !~ '^\+[1-9][0-9]{4,14}$' THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'address', 'is not a phone number with its country code',
+                               'Suppressing what is nobody''s number would protect nobody.',
+                               'Give it in E.164, like +4915112345678; blanks and hyphens may stand between.');
+    ELSIF channel IN ('push', 'webhook', 'chat')
+          AND address !~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'address', 'is not an id',
+                               'Deliveries there have the id of a device or an endpoint, and not its token or its URL.',
+                               'reporting.endpoints has those of endpoints; of a device, the answer to its registration.');
     END IF;
 END
 $_$;
@@ -406,7 +416,7 @@ BEGIN
         WHERE t.tenant_id = _check_variables.tenant_id
           AND t.template_id = _check_variables.template_id
           AND t.version = _check_variables.version
-          AND t.channel = ANY (_check_variables.channels)
+          AND ('webhook' = ANY (_check_variables.channels) OR t.channel = ANY (_check_variables.channels))
         GROUP BY name
     ) AS declarations;
     SELECT array_agg(name ORDER BY name) INTO missing
@@ -601,6 +611,14 @@ END;
 COMMENT ON FUNCTION landed._earlier_verdict(tenant_id integer, key text, request jsonb) IS 'What landed.accept says to a key that came before; no row when it did not';
 
 --
+-- Name: uuid_v7(); Type: FUNCTION; Schema: store; Owner: -
+--
+
+CREATE FUNCTION store.uuid_v7() RETURNS uuid
+    LANGUAGE sql PARALLEL SAFE
+    AS $$SELECT uuidv7()$$;
+
+--
 -- Name: deliveries; Type: TABLE; Schema: store; Owner: -
 --
 
@@ -668,6 +686,149 @@ COMMENT ON COLUMN store.deliveries.due_at IS 'When something must next be done t
 --
 
 COMMENT ON COLUMN store.deliveries.failures IS 'Retry budget spent; rate limits, outages of ours and releases cost nothing (R-092)';
+
+--
+-- Name: endpoints; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.endpoints (
+    id uuid DEFAULT store.uuid_v7() NOT NULL,
+    tenant_id integer NOT NULL,
+    name text NOT NULL,
+    url text NOT NULL,
+    format text DEFAULT 'standard'::text NOT NULL,
+    events text[] DEFAULT '{}'::text[] NOT NULL,
+    secret text,
+    previous_secret text,
+    previous_secret_until timestamp with time zone,
+    owner_email text,
+    status text DEFAULT 'enabled'::text NOT NULL,
+    disabled_reason text,
+    disabled_at timestamp with time zone,
+    failing_since timestamp with time zone,
+    paused_until timestamp with time zone,
+    last_success_at timestamp with time zone,
+    last_failure text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT endpoints_check CHECK (((format = 'standard'::text) = (secret IS NOT NULL))),
+    CONSTRAINT endpoints_check1 CHECK (((status = 'disabled'::text) = ((disabled_at IS NOT NULL) AND (disabled_reason IS NOT NULL)))),
+    CONSTRAINT endpoints_check2 CHECK (((previous_secret IS NULL) = (previous_secret_until IS NULL))),
+    CONSTRAINT endpoints_format_check CHECK ((format = ANY (ARRAY['standard'::text, 'slack'::text, 'discord'::text, 'teams'::text]))),
+    CONSTRAINT endpoints_name_check CHECK (((length(name) >= 1) AND (length(name) <= 200))),
+    CONSTRAINT endpoints_owner_email_check CHECK ((owner_email !~ '[\r\n]'::text)),
+    CONSTRAINT endpoints_status_check CHECK ((status = ANY (ARRAY['enabled'::text, 'disabled'::text]))),
+    CONSTRAINT endpoints_url_check CHECK (((url ~ '^https?://[!-~]+$'::text) AND (length(url) <= 2048)))
+);
+
+--
+-- Name: COLUMN endpoints.events; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.endpoints.events IS 'Which delivery-status events it is sent: delivery.delivered, delivery.*, *; none for one that is only a target';
+
+--
+-- Name: COLUMN endpoints.failing_since; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.endpoints.failing_since IS 'Of the run of failures with no success between; NULL while it works';
+
+--
+-- Name: COLUMN endpoints.paused_until; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.endpoints.paused_until IS 'While it fails: what waits for it is put off till then, but for one delivery at a time that tries whether it is back';
+
+--
+-- Name: _endpoint_candidates(store.endpoints, uuid, timestamp with time zone, timestamp with time zone, boolean, uuid, integer); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._endpoint_candidates(e store.endpoints, delivery_id uuid, since timestamp with time zone, until timestamp with time zone, arrived boolean, after uuid, max_rows integer) RETURNS SETOF store.deliveries
+    LANGUAGE plpgsql STABLE
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $$
+#variable_conflict use_column
+BEGIN
+    IF _endpoint_candidates.delivery_id IS NOT NULL THEN
+        RETURN QUERY
+        WITH RECURSIVE line AS (
+            SELECT d.id, d.replay_of
+            FROM store.deliveries d
+            WHERE d.shard = store.shard_of(_endpoint_candidates.delivery_id) AND d.id = _endpoint_candidates.delivery_id
+            UNION ALL
+            SELECT d.id, d.replay_of
+            FROM line l
+            JOIN store.deliveries d ON d.shard = store.shard_of(l.replay_of) AND d.id = l.replay_of
+        )
+        SELECT d.*
+        FROM line l
+        JOIN store.deliveries d ON d.shard = store.shard_of(l.id) AND d.id = l.id
+        WHERE l.replay_of IS NULL
+          AND d.tenant_id = (e).tenant_id
+          AND d.address = (e).id::text
+          AND d.channel IN ('webhook', 'chat');
+        RETURN;
+    END IF;
+    RETURN QUERY
+    SELECT d.*
+    FROM store.deliveries d
+    WHERE d.tenant_id = (e).tenant_id
+      AND d.address = (e).id::text
+      AND d.channel IN ('webhook', 'chat')
+      AND d.replay_of IS NULL
+      AND d.id >= store.id_floor(since)
+      AND (until IS NULL OR d.id < store.id_floor(until))
+      AND (_endpoint_candidates.after IS NULL OR d.id > _endpoint_candidates.after)
+      AND (d.state IN ('dead', 'expired', 'failed', 'unconfirmed') OR (arrived AND d.state = 'delivered'))
+      AND (arrived OR NOT EXISTS (
+              SELECT FROM store.deliveries t
+              WHERE t.shard = d.shard
+                AND t.id BETWEEN store.children_from(d.notification_id) AND store.children_to(d.notification_id)
+                AND t.replay_of = d.id
+                AND t.state = 'delivered'))
+    ORDER BY d.id
+    LIMIT max_rows;
+END
+$$;
+
+--
+-- Name: FUNCTION _endpoint_candidates(e store.endpoints, delivery_id uuid, since timestamp with time zone, until timestamp with time zone, arrived boolean, after uuid, max_rows integer); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._endpoint_candidates(e store.endpoints, delivery_id uuid, since timestamp with time zone, until timestamp with time zone, arrived boolean, after uuid, max_rows integer) IS 'The original of the delivery named, or the originals that match';
+
+--
+-- Name: _endpoint_to_replay(uuid, text, boolean); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._endpoint_to_replay(endpoint_id uuid, tenant text, commit boolean) RETURNS store.endpoints
+    LANGUAGE plpgsql STABLE
+    AS $$
+DECLARE
+    e store.endpoints;
+BEGIN
+    SELECT q.* INTO e
+    FROM store.endpoints q
+    WHERE q.id = _endpoint_to_replay.endpoint_id
+      AND (_endpoint_to_replay.tenant IS NULL OR q.tenant_id = landed._tenant(_endpoint_to_replay.tenant));
+    IF NOT FOUND THEN
+        PERFORM landed._refuse('no_data_found', 'endpoint_id', 'there is no such endpoint',
+                               format('Asked for %s.', coalesce(endpoint_id::text, 'NULL')),
+                               'SELECT endpoint_id, name FROM reporting.endpoints lists them.');
+    ELSIF commit AND e.status <> 'enabled' THEN
+        PERFORM landed._refuse('object_not_in_prerequisite_state', 'endpoint_id', 'the endpoint is disabled',
+                               format('Since %s: %s.', e.disabled_at, e.disabled_reason),
+                               'Enable it first: nothing is sent to it as it is.');
+    END IF;
+    RETURN e;
+END
+$$;
+
+--
+-- Name: FUNCTION _endpoint_to_replay(endpoint_id uuid, tenant text, commit boolean); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._endpoint_to_replay(endpoint_id uuid, tenant text, commit boolean) IS 'An endpoint, of one tenant if that is named; raises unless it can be sent to';
 
 --
 -- Name: _find_delivery(uuid, text); Type: FUNCTION; Schema: landed; Owner: -
@@ -1010,6 +1171,7 @@ CREATE TABLE store.attempts (
     content_hash bytea,
     opened_at timestamp with time zone DEFAULT now() NOT NULL,
     closed_at timestamp with time zone,
+    facts jsonb,
     CONSTRAINT attempts_classified CHECK (((state = 'open'::text) = (outcome IS NULL))),
     CONSTRAINT attempts_no_check CHECK ((no > 0)),
     CONSTRAINT attempts_settled CHECK (((state = ANY (ARRAY['open'::text, 'ambiguous'::text])) = (closed_at IS NULL))),
@@ -1028,6 +1190,12 @@ COMMENT ON TABLE store.attempts IS 'One row per provider call, committed before 
 --
 
 COMMENT ON COLUMN store.attempts.state IS 'open: may be under way. ambiguous: its outcome is unknown. accepted: the provider has it. refused: the provider said no. not_sent: shown never to have been accepted. duplicate: accepted although another attempt was: the alarm that must never sound';
+
+--
+-- Name: COLUMN attempts.facts; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.attempts.facts IS 'What this call was: encoding and segments of a text message';
 
 --
 -- Name: _resolve_not_sent(store.deliveries, store.attempts); Type: FUNCTION; Schema: landed; Owner: -
@@ -1086,12 +1254,22 @@ $$;
 COMMENT ON FUNCTION landed._resolve_sent(d store.deliveries, a store.attempts) IS 'The provider has it; whether it was delivered is asked at once';
 
 --
--- Name: uuid_v7(); Type: FUNCTION; Schema: store; Owner: -
+-- Name: _surely_not_sent(store.deliveries); Type: FUNCTION; Schema: landed; Owner: -
 --
 
-CREATE FUNCTION store.uuid_v7() RETURNS uuid
-    LANGUAGE sql PARALLEL SAFE
-    AS $$SELECT uuidv7()$$;
+CREATE FUNCTION landed._surely_not_sent(d store.deliveries) RETURNS boolean
+    LANGUAGE sql STABLE
+    BEGIN ATOMIC
+ SELECT ((count(*) = (_surely_not_sent.d).attempt_no) AND COALESCE(bool_and((a.state = ANY (ARRAY['refused'::text, 'not_sent'::text]))), true))
+    FROM store.attempts a
+   WHERE ((a.shard = (_surely_not_sent.d).shard) AND (a.delivery_id = (_surely_not_sent.d).id));
+END;
+
+--
+-- Name: FUNCTION _surely_not_sent(d store.deliveries); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._surely_not_sent(d store.deliveries) IS 'Whether every attempt of it is on record, and none can have been accepted';
 
 --
 -- Name: new_id(smallint); Type: FUNCTION; Schema: store; Owner: -
@@ -1190,7 +1368,8 @@ BEGIN
     END IF;
     SELECT array_agg(wanted.channel ORDER BY wanted.channel) INTO lacking
     FROM unnest(_template_to_send.channels) AS wanted(channel)
-    WHERE NOT EXISTS (
+    WHERE wanted.channel <> 'webhook'  -- what goes to an endpoint is the variables themselves
+      AND NOT EXISTS (
         SELECT FROM store.templates t
         WHERE t.tenant_id = _template_to_send.tenant_id
           AND t.template_id = _template_to_send.template_id
@@ -1357,7 +1536,7 @@ COMMENT ON COLUMN store.provider_states.paused_until IS 'No claim goes to this p
 
 CREATE FUNCTION landed._why_delivery(d store.deliveries) RETURNS text
     LANGUAGE sql STABLE
-    RETURN CASE (d).state WHEN 'queued'::text THEN concat_ws('; '::text, CASE (d).reason WHEN 'retry'::text THEN format('waits for its retry after failure %s'::text, (d).failures) WHEN 'rate_limited'::text THEN 'waits because the provider said to slow down'::text WHEN 'unauthorized'::text THEN 'waits because the provider refused our account'::text WHEN 'held'::text THEN 'held by an operator; landed.release lets it go'::text WHEN 'replay'::text THEN 'replayed by an operator, waits for a worker'::text WHEN 'scheduled'::text THEN 'scheduled for later'::text WHEN 'released'::text THEN 'given back by a worker before it was called, waits for the next'::text ELSE 'waits for its first attempt'::text END, (CASE WHEN ((d).due_at <= now()) THEN 'due since '::text ELSE 'due at '::text END || (d).due_at), (SELECT format('provider %s is paused until %s (%s)'::text, p.provider, p.paused_until, p.status) AS format FROM store.provider_states p WHERE ((p.provider = (_why_delivery.d).provider) AND (p.paused_until > now()))), ('expires at '::text || (d).expires_at)) WHEN 'sending'::text THEN format('attempt %s is with %s; if its worker is lost, that is noticed at %s'::text, (d).attempt_no, (d).provider, (d).due_at) WHEN 'sent'::text THEN format('%s accepted it at %s; waits for evidence of delivery, next asked at %s'::text, (d).provider, (d).sent_at, (d).due_at) WHEN 'ambiguous'::text THEN format('attempt %s may or may not have been accepted; %s is asked at %s, nothing is resent before'::text, (d).attempt_no, (d).provider, (d).due_at) WHEN 'delivered'::text THEN format('delivered at %s, as %s says'::text, (d).delivered_at, (d).provider) WHEN 'bounced'::text THEN format('bounced at %s (%s)'::text, COALESCE((d).bounced_at, (d).ended_at), (d).reason) WHEN 'failed'::text THEN format('failed at %s (%s)'::text, (d).ended_at, (d).reason) WHEN 'unconfirmed'::text THEN CASE (d).reason WHEN 'ambiguous_unresolved'::text THEN 'it may have been sent and nothing could tell; late evidence still counts'::text ELSE 'it was accepted, and nothing ever proved what became of it; late evidence still counts'::text END WHEN 'suppressed'::text THEN format('not sent: its address must not be sent to (%s)'::text, (d).reason) WHEN 'cancelled'::text THEN format('cancelled at %s'::text, (d).ended_at) WHEN 'expired'::text THEN format('not sent in time: it expired at %s'::text, (d).expires_at) WHEN 'dead'::text THEN format('given up at %s after %s attempts (%s): %s; landed.replay starts it over'::text, (d).ended_at, (d).attempt_no, (d).reason, COALESCE((SELECT a.detail FROM store.attempts a WHERE ((a.shard = (_why_delivery.d).shard) AND (a.delivery_id = (_why_delivery.d).id) AND (a.no = (_why_delivery.d).attempt_no))), 'no detail'::text)) ELSE NULL::text END;
+    RETURN CASE (d).state WHEN 'queued'::text THEN concat_ws('; '::text, CASE (d).reason WHEN 'retry'::text THEN format('waits for its retry after failure %s'::text, (d).failures) WHEN 'rate_limited'::text THEN 'waits because the provider said to slow down'::text WHEN 'unauthorized'::text THEN 'waits because the provider refused our account'::text WHEN 'held'::text THEN 'held by an operator; landed.release lets it go'::text WHEN 'replay'::text THEN 'replayed by an operator, waits for a worker'::text WHEN 'scheduled'::text THEN 'scheduled for later'::text WHEN 'endpoint_failing'::text THEN 'put off, because its endpoint fails just now; at no cost to its retries'::text WHEN 'released'::text THEN 'given back by a worker before it was called, waits for the next'::text ELSE 'waits for its first attempt'::text END, (CASE WHEN ((d).due_at <= now()) THEN 'due since '::text ELSE 'due at '::text END || (d).due_at), (SELECT format('provider %s is paused until %s (%s)'::text, p.provider, p.paused_until, p.status) AS format FROM store.provider_states p WHERE ((p.provider = (_why_delivery.d).provider) AND (p.paused_until > now()))), ('expires at '::text || (d).expires_at)) WHEN 'sending'::text THEN format('attempt %s is with %s; if its worker is lost, that is noticed at %s'::text, (d).attempt_no, (d).provider, (d).due_at) WHEN 'sent'::text THEN format('%s accepted it at %s; waits for evidence of delivery, next asked at %s'::text, (d).provider, (d).sent_at, (d).due_at) WHEN 'ambiguous'::text THEN format('attempt %s may or may not have been accepted; %s is asked at %s, nothing is resent before'::text, (d).attempt_no, (d).provider, (d).due_at) WHEN 'delivered'::text THEN format('delivered at %s, as %s says'::text, (d).delivered_at, (d).provider) WHEN 'bounced'::text THEN format('bounced at %s (%s)'::text, COALESCE((d).bounced_at, (d).ended_at), (d).reason) WHEN 'failed'::text THEN format('failed at %s (%s)'::text, (d).ended_at, (d).reason) WHEN 'unconfirmed'::text THEN CASE (d).reason WHEN 'ambiguous_unresolved'::text THEN 'it may have been sent and nothing could tell; late evidence still counts'::text WHEN 'not_acknowledged'::text THEN 'it was accepted, nobody there can be asked, and the receiving side never said that it came; late evidence still counts'::text ELSE 'it was accepted, and nothing ever proved what became of it; late evidence still counts'::text END WHEN 'suppressed'::text THEN format('not sent: its address must not be sent to (%s)'::text, (d).reason) WHEN 'cancelled'::text THEN format('cancelled at %s'::text, (d).ended_at) WHEN 'expired'::text THEN format('not sent in time: it expired at %s'::text, (d).expires_at) WHEN 'dead'::text THEN format('given up at %s after %s attempts (%s): %s; landed.replay starts it over'::text, (d).ended_at, (d).attempt_no, (d).reason, COALESCE((SELECT a.detail FROM store.attempts a WHERE ((a.shard = (_why_delivery.d).shard) AND (a.delivery_id = (_why_delivery.d).id) AND (a.no = (_why_delivery.d).attempt_no))), 'no detail'::text)) ELSE NULL::text END;
 
 --
 -- Name: FUNCTION _why_delivery(d store.deliveries); Type: COMMENT; Schema: landed; Owner: -
@@ -1672,6 +1851,40 @@ $$;
 COMMENT ON FUNCTION landed.hold(notification_id uuid, reason text, until timestamp with time zone, tenant text) IS 'Keeps what waits of a notification waiting until a time; one row per delivery says whether';
 
 --
+-- Name: price(text, numeric, text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed.price(channel text, usd numeric, reason text) RETURNS numeric
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    before numeric;
+BEGIN
+    SELECT c.usd_per_message INTO before FROM store.channel_costs c WHERE c.channel = price.channel;
+    IF NOT FOUND THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'channel', format('there is no channel %L', price.channel),
+                               format('Channels are %s.', (SELECT string_agg(c.channel, ', ' ORDER BY c.channel)
+                                                           FROM store.channel_costs c)), 'Name one of them.');
+    ELSIF usd IS NULL OR usd < 0 THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'usd', 'must be 0 or more', format('It is %s.', coalesce(usd::text, 'NULL')),
+                               'Give the price of one message in US dollars.');
+    END IF;
+    PERFORM landed._need_reason(price.reason);
+    UPDATE store.channel_costs c SET usd_per_message = usd WHERE c.channel = price.channel;
+    PERFORM landed._audit('price', NULL, 'channel ' || price.channel, price.reason,
+                          jsonb_build_object('before', before, 'after', usd));
+    RETURN before;
+END
+$$;
+
+--
+-- Name: FUNCTION price(channel text, usd numeric, reason text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed.price(channel text, usd numeric, reason text) IS 'Sets what a message of a channel costs, in US dollars; returns what it was before';
+
+--
 -- Name: release(uuid, text, text); Type: FUNCTION; Schema: landed; Owner: -
 --
 
@@ -1827,6 +2040,63 @@ $$;
 --
 
 COMMENT ON FUNCTION landed.replay(delivery_id uuid, tenant text, state text, template_id text, category text, provider text, since timestamp with time zone, until timestamp with time zone, max_rows integer, commit boolean, force boolean, reason text, expires_at timestamp with time zone) IS 'Gives what ended without arriving another chance: one delivery, or those that match. A dry run unless commit => true; one row per candidate with the verdict and why';
+
+--
+-- Name: replay_endpoint(uuid, uuid, timestamp with time zone, timestamp with time zone, boolean, uuid, text, integer, boolean, text, interval); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed.replay_endpoint(endpoint_id uuid, delivery_id uuid DEFAULT NULL::uuid, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT NULL::timestamp with time zone, arrived boolean DEFAULT false, after uuid DEFAULT NULL::uuid, tenant text DEFAULT NULL::text, max_rows integer DEFAULT 1000, commit boolean DEFAULT false, reason text DEFAULT NULL::text, valid_for interval DEFAULT '100:00:00'::interval) RETURNS TABLE(delivery uuid, notification uuid, event text, standing text, verdict text, explanation text, replayed_as uuid)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    e store.endpoints;
+    d store.deliveries;
+    asked CONSTANT jsonb := jsonb_strip_nulls(jsonb_build_object(
+        'endpoint_id', replay_endpoint.endpoint_id, 'delivery_id', replay_endpoint.delivery_id,
+        'since', replay_endpoint.since, 'until', replay_endpoint.until, 'arrived', replay_endpoint.arrived));
+BEGIN
+    e := landed._endpoint_to_replay(replay_endpoint.endpoint_id, replay_endpoint.tenant, replay_endpoint.commit);
+    PERFORM landed._check_replay('dead', replay_endpoint.max_rows, replay_endpoint.commit, replay_endpoint.reason, NULL);
+    IF num_nonnulls(replay_endpoint.delivery_id, replay_endpoint.since) <> 1 THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'since', 'either this or delivery_id says what to replay',
+                               'Both were given, or neither.', 'Give delivery_id for one, since (and until) for many.');
+    END IF;
+    FOR d IN
+        SELECT c.*
+        FROM landed._endpoint_candidates(e, replay_endpoint.delivery_id, replay_endpoint.since, replay_endpoint.until,
+                                         replay_endpoint.arrived, replay_endpoint.after, replay_endpoint.max_rows) AS c
+    LOOP
+        IF replay_endpoint.commit THEN
+            SELECT q.* INTO d FROM store.deliveries q WHERE q.shard = d.shard AND q.id = d.id FOR UPDATE;
+        END IF;
+        delivery := d.id;
+        notification := d.notification_id;
+        event := d.category;
+        standing := concat_ws(': ', d.state, d.reason);
+        replayed_as := NULL;
+        SELECT j.verdict, j.explanation INTO verdict, explanation
+        FROM landed._judge_replay(d, e.format = 'standard' OR landed._surely_not_sent(d)) AS j;
+        IF replay_endpoint.commit AND verdict LIKE 'would%' THEN
+            replayed_as := landed._replay_one(d, verdict, replay_endpoint.reason, now() + replay_endpoint.valid_for, asked);
+            verdict := CASE verdict WHEN 'would_requeue' THEN 'requeued' ELSE 'sent_again' END;
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+    IF NOT FOUND AND replay_endpoint.delivery_id IS NOT NULL THEN
+        delivery := replay_endpoint.delivery_id;
+        verdict := 'refused_unknown';
+        explanation := 'no such delivery went to this endpoint, or it is older than what is kept';
+        RETURN NEXT;
+    END IF;
+END
+$$;
+
+--
+-- Name: FUNCTION replay_endpoint(endpoint_id uuid, delivery_id uuid, since timestamp with time zone, until timestamp with time zone, arrived boolean, after uuid, tenant text, max_rows integer, commit boolean, reason text, valid_for interval); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed.replay_endpoint(endpoint_id uuid, delivery_id uuid, since timestamp with time zone, until timestamp with time zone, arrived boolean, after uuid, tenant text, max_rows integer, commit boolean, reason text, valid_for interval) IS 'Sends an endpoint again what it missed: one delivery, or what is since a time. The receiver knows copies by their id. A dry run unless commit => true; one row per candidate with the verdict and why';
 
 --
 -- Name: resolve(uuid, text, text, text); Type: FUNCTION; Schema: landed; Owner: -
@@ -1995,7 +2265,7 @@ BEGIN
     PERFORM landed._lock_address(owner_id, suppress.channel, whose);
     INSERT INTO store.suppressions (tenant_id, channel, address, scope, reason, detail, source)
     VALUES (owner_id, suppress.channel, whose, suppress.scope, 'manual', suppress.reason_text, 'operator')
-    ON CONFLICT (tenant_id, channel, address, scope) WHERE lifted_at IS NULL DO NOTHING
+    ON CONFLICT DO NOTHING
     RETURNING id INTO suppression_id;
     IF suppression_id IS NOT NULL THEN
         PERFORM landed._audit('suppress', owner_id, 'suppression ' || suppression_id, suppress.reason_text,
@@ -2005,7 +2275,7 @@ BEGIN
     SELECT s.id INTO suppression_id
     FROM store.suppressions s
     WHERE s.tenant_id = owner_id AND s.channel = suppress.channel AND s.address = whose AND s.scope = suppress.scope
-      AND s.lifted_at IS NULL;
+      AND s.lifted_at IS NULL AND s.reason <> 'opted_out';
     RETURN suppression_id;
 END
 $$;
@@ -2055,16 +2325,25 @@ DECLARE
     owner_id int := landed._tenant(unsuppress.tenant);
     whose text := store.normalise_address(unsuppress.channel, unsuppress.address);
     lifted store.suppressions;
+    any_lifted boolean := false;
 BEGIN
     PERFORM landed._need_reason(unsuppress.reason_text);
     PERFORM landed._check_address(unsuppress.channel, whose);
     PERFORM landed._lock_address(owner_id, unsuppress.channel, whose);
-    UPDATE store.suppressions s
-    SET lifted_at = now(), lifted_by = session_user, lift_reason = unsuppress.reason_text
-    WHERE s.tenant_id = owner_id AND s.channel = unsuppress.channel AND s.address = whose
-      AND s.scope = unsuppress.scope AND s.lifted_at IS NULL
-    RETURNING s.* INTO lifted;
-    IF NOT FOUND THEN
+    -- A STOP stands beside whatever else is held against the address: it is the address that may be sent to again.
+    FOR lifted IN
+        UPDATE store.suppressions s
+        SET lifted_at = now(), lifted_by = session_user, lift_reason = unsuppress.reason_text
+        WHERE s.tenant_id = owner_id AND s.channel = unsuppress.channel AND s.address = whose
+          AND s.scope = unsuppress.scope AND s.lifted_at IS NULL
+        RETURNING s.*
+    LOOP
+        any_lifted := true;
+        PERFORM landed._audit('unsuppress', owner_id, 'suppression ' || lifted.id, unsuppress.reason_text,
+                              jsonb_build_object('channel', lifted.channel, 'scope', lifted.scope,
+                                                 'suppressed_for', lifted.reason));
+    END LOOP;
+    IF NOT any_lifted THEN
         RETURN false;
     END IF;
     -- The address starts afresh: the bounces that led here must not suppress it again at the next one. A count that is
@@ -2075,9 +2354,6 @@ BEGIN
            WHERE c.tenant_id = owner_id AND c.channel = unsuppress.channel AND c.address = whose
            FOR UPDATE SKIP LOCKED) AS counted
     WHERE b.tenant_id = counted.tenant_id AND b.channel = counted.channel AND b.address = counted.address;
-    PERFORM landed._audit('unsuppress', owner_id, 'suppression ' || lifted.id, unsuppress.reason_text,
-                          jsonb_build_object('channel', lifted.channel, 'scope', lifted.scope,
-                                             'suppressed_for', lifted.reason));
     RETURN true;
 END
 $$;
@@ -2086,7 +2362,7 @@ $$;
 -- Name: FUNCTION unsuppress(tenant text, channel text, address text, reason_text text, scope text); Type: COMMENT; Schema: landed; Owner: -
 --
 
-COMMENT ON FUNCTION landed.unsuppress(tenant text, channel text, address text, reason_text text, scope text) IS 'Lifts the suppression of an address on a channel in one scope; false when there was none to lift';
+COMMENT ON FUNCTION landed.unsuppress(tenant text, channel text, address text, reason_text text, scope text) IS 'Lifts what suppresses an address on a channel in one scope; false when there was nothing to lift';
 
 --
 -- Name: procrastinate_cancel_job_v1(bigint, boolean, boolean); Type: FUNCTION; Schema: procrastinate; Owner: -
@@ -2651,7 +2927,7 @@ COMMENT ON FUNCTION reporting.masked_address(channel text, address text) IS 'An 
 
 CREATE FUNCTION store.normalise_address(channel text, address text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN CASE channel WHEN 'email'::text THEN lower(btrim(address)) ELSE btrim(address) END;
+    RETURN CASE channel WHEN 'email'::text THEN lower(btrim(address)) WHEN 'sms'::text THEN regexp_replace(address, '[\s()./\u00a0\u2010-\u2015-]'::text, ''::text, 'g'::text) WHEN 'in_app'::text THEN btrim(address) ELSE lower(btrim(address)) END;
 
 --
 -- Name: address_bucket(integer, text, text); Type: FUNCTION; Schema: store; Owner: -
@@ -2810,6 +3086,26 @@ CREATE FUNCTION store.id_time(id uuid) RETURNS timestamp with time zone
     RETURN to_timestamp((((((('x'::text || "left"(replace((id)::text, '-'::text, ''::text), 12)))::bit(48))::bigint)::numeric / 1000.0))::double precision);
 
 --
+-- Name: inherit_opt_outs(); Type: FUNCTION; Schema: store; Owner: -
+--
+
+CREATE FUNCTION store.inherit_opt_outs() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(14, 0);
+    INSERT INTO store.suppressions (tenant_id, channel, address, reason, detail, source)
+    SELECT DISTINCT ON (s.channel, s.address)
+           NEW.id, s.channel, s.address, s.reason, 'said before this tenant was there', s.source
+    FROM store.suppressions s
+    WHERE s.reason = 'opted_out' AND s.scope = 'all' AND s.lifted_at IS NULL
+    ORDER BY s.channel, s.address, s.id
+    ON CONFLICT DO NOTHING;
+    RETURN NULL;
+END
+$$;
+
+--
 -- Name: keep_epoch_growing(); Type: FUNCTION; Schema: store; Owner: -
 --
 
@@ -2841,10 +3137,10 @@ BEGIN
         RETURN OLD;
     END IF;
     IF (NEW.tenant_id, NEW.template_id, NEW.version, NEW.channel, NEW.locale, NEW.subject, NEW.html, NEW.text,
-        NEW.text_derived, NEW.variables, NEW.created_at)
+        NEW.text_derived, NEW.variables, NEW.extras, NEW.created_at)
        IS DISTINCT FROM
        (OLD.tenant_id, OLD.template_id, OLD.version, OLD.channel, OLD.locale, OLD.subject, OLD.html, OLD.text,
-        OLD.text_derived, OLD.variables, OLD.created_at) THEN
+        OLD.text_derived, OLD.variables, OLD.extras, OLD.created_at) THEN
         RAISE EXCEPTION 'template % version % is immutable: create a new version', OLD.template_id, OLD.version
             USING ERRCODE = 'restrict_violation';
     END IF;
@@ -2920,6 +3216,43 @@ BEGIN
     ELSE
         retry_after_seconds := (1 - level) / rate;
     END IF;
+END
+$$;
+
+--
+-- Name: tell_status(); Type: FUNCTION; Schema: store; Owner: -
+--
+
+CREATE FUNCTION store.tell_status() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    types text[] := '{}';
+BEGIN
+    IF NOT EXISTS (SELECT FROM store.endpoints e
+                   WHERE e.tenant_id = NEW.tenant_id AND e.status = 'enabled' AND cardinality(e.events) > 0) THEN
+        RETURN NULL;
+    END IF;
+    IF TG_OP = 'INSERT' THEN
+        types := ARRAY['delivery.' || NEW.state];
+    ELSE
+        IF NEW.state <> OLD.state AND NEW.state NOT IN ('queued', 'sending') THEN
+            types := types || ('delivery.' || NEW.state);
+        END IF;
+        IF OLD.opened_at IS NULL AND NEW.opened_at IS NOT NULL THEN types := types || 'delivery.opened'::text; END IF;
+        IF OLD.clicked_at IS NULL AND NEW.clicked_at IS NOT NULL THEN types := types || 'delivery.clicked'::text; END IF;
+        IF OLD.complained_at IS NULL AND NEW.complained_at IS NOT NULL THEN types := types || 'delivery.complained'::text; END IF;
+        IF OLD.unsubscribed_at IS NULL AND NEW.unsubscribed_at IS NOT NULL THEN
+            types := types || 'delivery.unsubscribed'::text;
+        END IF;
+    END IF;
+    INSERT INTO store.status_events (tenant_id, type, data)
+    SELECT NEW.tenant_id, type, jsonb_strip_nulls(jsonb_build_object(
+        'notification_id', NEW.notification_id, 'delivery_id', NEW.id, 'recipient_id', NEW.recipient_id,
+        'category', NEW.category, 'channel', NEW.channel, 'state', NEW.state, 'reason', NEW.reason,
+        'provider', NEW.provider, 'attempts', NEW.attempt_no))
+    FROM unnest(types) AS type;
+    RETURN NULL;
 END
 $$;
 
@@ -3029,7 +3362,9 @@ CREATE TABLE store.tenants (
     sender text NOT NULL,
     reply_to text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    promotional_sender text,
     CONSTRAINT tenants_name_check CHECK ((name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'::text)),
+    CONSTRAINT tenants_promotional_sender_check CHECK ((promotional_sender !~ '[\r\n]'::text)),
     CONSTRAINT tenants_reply_to_check CHECK ((reply_to !~ '[\r\n]'::text)),
     CONSTRAINT tenants_sender_check CHECK ((sender !~ '[\r\n]'::text))
 );
@@ -3039,6 +3374,12 @@ CREATE TABLE store.tenants (
 --
 
 COMMENT ON COLUMN store.tenants.sender IS 'Default From of its email; a category may set its own (R-117)';
+
+--
+-- Name: COLUMN tenants.promotional_sender; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.tenants.promotional_sender IS 'From of promotional email, on a domain of its own: what campaigns do to its reputation never touches a receipt (R-117)';
 
 --
 -- Name: attempts; Type: VIEW; Schema: reporting; Owner: -
@@ -3060,7 +3401,8 @@ CREATE VIEW reporting.attempts AS
     (EXTRACT(epoch FROM (a.closed_at - a.opened_at)))::double precision AS took_seconds,
     a.region,
     a.epoch,
-    a.worker_id
+    a.worker_id,
+    a.facts
    FROM (store.attempts a
      LEFT JOIN store.tenants t ON ((t.id = a.tenant_id)));
 
@@ -3165,6 +3507,12 @@ COMMENT ON COLUMN reporting.attempts.epoch IS 'The epoch it was opened under';
 --
 
 COMMENT ON COLUMN reporting.attempts.worker_id IS 'The worker that opened it';
+
+--
+-- Name: COLUMN attempts.facts; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.attempts.facts IS 'What the call was: encoding, units and segments of a text message';
 
 --
 -- Name: bounce_rate_by_domain; Type: VIEW; Schema: reporting; Owner: -
@@ -3275,6 +3623,88 @@ COMMENT ON COLUMN reporting.bounce_rate_by_domain.bounce_rate IS 'bounced / acce
 --
 
 COMMENT ON COLUMN reporting.bounce_rate_by_domain.complaint_rate IS 'complained / accepted, 0 to 1; above 0.001 receivers act on the sender, above 0.003 they block';
+
+--
+-- Name: channel_costs; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.channel_costs (
+    channel text NOT NULL,
+    usd_per_message numeric(12,8) NOT NULL,
+    CONSTRAINT channel_costs_usd_per_message_check CHECK ((usd_per_message >= (0)::numeric))
+);
+
+--
+-- Name: costs; Type: VIEW; Schema: reporting; Owner: -
+--
+
+CREATE VIEW reporting.costs AS
+ SELECT t.name AS tenant,
+    c.day,
+    c.channel,
+    c.messages,
+    c.units,
+    p.usd_per_message AS usd_per_unit,
+    ((c.units)::numeric * p.usd_per_message) AS usd
+   FROM ((( SELECT d.tenant_id,
+            ((d.sent_at AT TIME ZONE 'UTC'::text))::date AS day,
+            d.channel,
+            count(*) AS messages,
+            sum(COALESCE(((a.facts ->> 'segments'::text))::integer, 1)) AS units
+           FROM (store.deliveries d
+             JOIN store.attempts a ON (((a.shard = d.shard) AND (a.delivery_id = d.id) AND (a.state = ANY (ARRAY['accepted'::text, 'duplicate'::text])))))
+          WHERE ((d.id >= store.id_floor((now() - '7 days'::interval))) AND (a.delivery_id >= store.id_floor((now() - '7 days'::interval))) AND (d.sent_at IS NOT NULL))
+          GROUP BY d.tenant_id, (((d.sent_at AT TIME ZONE 'UTC'::text))::date), d.channel) c
+     LEFT JOIN store.channel_costs p ON ((p.channel = c.channel)))
+     LEFT JOIN store.tenants t ON ((t.id = c.tenant_id)));
+
+--
+-- Name: VIEW costs; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON VIEW reporting.costs IS 'What the messages of the last 7 days cost, by tenant, day and channel, at the prices in store.channel_costs';
+
+--
+-- Name: COLUMN costs.tenant; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.costs.tenant IS 'Whose messages they are';
+
+--
+-- Name: COLUMN costs.day; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.costs.day IS 'The day (UTC) on which the provider took them';
+
+--
+-- Name: COLUMN costs.channel; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.costs.channel IS 'email, push, sms, in_app, webhook or chat';
+
+--
+-- Name: COLUMN costs.messages; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.costs.messages IS 'Messages that a provider took';
+
+--
+-- Name: COLUMN costs.units; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.costs.units IS 'What is paid for: segments of a text message, else messages';
+
+--
+-- Name: COLUMN costs.usd_per_unit; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.costs.usd_per_unit IS 'The price of one unit in US dollars; landed.price sets it';
+
+--
+-- Name: COLUMN costs.usd; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.costs.usd IS 'units * usd_per_unit';
 
 --
 -- Name: dead_letters; Type: VIEW; Schema: reporting; Owner: -
@@ -3664,6 +4094,153 @@ COMMENT ON COLUMN reporting.deliveries.ended_at IS 'When it ended; late evidence
 COMMENT ON COLUMN reporting.deliveries.updated_at IS 'When the row last changed';
 
 --
+-- Name: endpoints; Type: VIEW; Schema: reporting; Owner: -
+--
+
+CREATE VIEW reporting.endpoints AS
+ SELECT e.id AS endpoint_id,
+    t.name AS tenant,
+    e.name,
+    e.format,
+    "substring"(e.url, '^https?://([^/?#]+)'::text) AS host,
+    e.events,
+    e.status,
+    e.disabled_reason,
+    e.disabled_at,
+    e.failing_since,
+    (now() - e.failing_since) AS failing_for,
+    e.paused_until,
+    e.last_success_at,
+    e.last_failure,
+        CASE
+            WHEN (e.secret ~~ 'whsk\_%'::text) THEN 'ed25519'::text
+            WHEN (e.secret IS NOT NULL) THEN 'hmac-sha256'::text
+            ELSE NULL::text
+        END AS algorithm,
+        CASE
+            WHEN (e.previous_secret_until > now()) THEN e.previous_secret_until
+            ELSE NULL::timestamp with time zone
+        END AS rotating_until,
+    e.created_at,
+    e.updated_at
+   FROM (store.endpoints e
+     LEFT JOIN store.tenants t ON ((t.id = e.tenant_id)));
+
+--
+-- Name: VIEW endpoints; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON VIEW reporting.endpoints IS 'Where tenants have events sent: merchants'' webhooks and chat rooms, and how they fare';
+
+--
+-- Name: COLUMN endpoints.endpoint_id; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.endpoints.endpoint_id IS 'Id of the endpoint: the address of the deliveries that go to it';
+
+--
+-- Name: COLUMN endpoints.tenant; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.endpoints.tenant IS 'Whose it is';
+
+--
+-- Name: COLUMN endpoints.name; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.endpoints.name IS 'What its tenant calls it';
+
+--
+-- Name: COLUMN endpoints.format; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.endpoints.format IS 'standard (Standard Webhooks), slack, discord or teams';
+
+--
+-- Name: COLUMN endpoints.host; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.endpoints.host IS 'The host and port of its URL';
+
+--
+-- Name: COLUMN endpoints.events; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.endpoints.events IS 'The filters that choose which status events it is sent; none: it is only a target';
+
+--
+-- Name: COLUMN endpoints.status; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.endpoints.status IS 'enabled or disabled';
+
+--
+-- Name: COLUMN endpoints.disabled_reason; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.endpoints.disabled_reason IS 'gone: it answered that it wants no more. failing: nothing but failures for too long. Else the words of who disabled it';
+
+--
+-- Name: COLUMN endpoints.disabled_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.endpoints.disabled_at IS 'Since when it is disabled';
+
+--
+-- Name: COLUMN endpoints.failing_since; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.endpoints.failing_since IS 'Since when calls have only failed; NULL while it works';
+
+--
+-- Name: COLUMN endpoints.failing_for; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.endpoints.failing_for IS 'How long that has been';
+
+--
+-- Name: COLUMN endpoints.paused_until; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.endpoints.paused_until IS 'While it fails, what waits for it is put off till then; one delivery at a time tries whether it is back';
+
+--
+-- Name: COLUMN endpoints.last_success_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.endpoints.last_success_at IS 'When it last took an event, to within a few seconds';
+
+--
+-- Name: COLUMN endpoints.last_failure; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.endpoints.last_failure IS 'How the last failed call went: the status, never what it said';
+
+--
+-- Name: COLUMN endpoints.algorithm; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.endpoints.algorithm IS 'What signs its events: hmac-sha256 or ed25519; NULL for a chat room';
+
+--
+-- Name: COLUMN endpoints.rotating_until; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.endpoints.rotating_until IS 'Until when the secret before the present one signs as well';
+
+--
+-- Name: COLUMN endpoints.created_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.endpoints.created_at IS 'When it was registered';
+
+--
+-- Name: COLUMN endpoints.updated_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.endpoints.updated_at IS 'When it last changed';
+
+--
 -- Name: providers; Type: VIEW; Schema: reporting; Owner: -
 --
 
@@ -3746,7 +4323,7 @@ CREATE TABLE store.inbound_events (
     applied_at timestamp with time zone,
     CONSTRAINT inbound_events_end_named CHECK (((state <> 'unmatched'::text) OR (reason IS NOT NULL))),
     CONSTRAINT inbound_events_never_dropped CHECK (((state = ANY (ARRAY['pending'::text, 'parked'::text])) = (due_at IS NOT NULL))),
-    CONSTRAINT inbound_events_source_check CHECK ((source = ANY (ARRAY['provider'::text, 'lookup'::text]))),
+    CONSTRAINT inbound_events_source_check CHECK ((source = ANY (ARRAY['provider'::text, 'lookup'::text, 'device'::text]))),
     CONSTRAINT inbound_events_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'parked'::text, 'applied'::text, 'unmatched'::text])))
 )
 PARTITION BY RANGE (occurred_on);
@@ -3756,6 +4333,19 @@ PARTITION BY RANGE (occurred_on);
 --
 
 COMMENT ON COLUMN store.inbound_events.occurred_on IS 'The provider''s day of the event: part of its natural key, so a redelivery meets the same partition';
+
+--
+-- Name: status_events; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.status_events (
+    id uuid DEFAULT store.uuid_v7() NOT NULL,
+    tenant_id integer NOT NULL,
+    type text NOT NULL,
+    occurred_at timestamp with time zone DEFAULT now() NOT NULL,
+    data jsonb NOT NULL,
+    due_at timestamp with time zone DEFAULT now() NOT NULL
+);
 
 --
 -- Name: stuck; Type: VIEW; Schema: reporting; Owner: -
@@ -3901,7 +4491,19 @@ CREATE VIEW reporting.stuck AS
             'apply should have taken it up'::text
            FROM (store.inbound_events i
              LEFT JOIN store.deliveries d ON (((d.shard = store.shard_of(i.delivery_id)) AND (d.id = i.delivery_id))))
-          WHERE ((i.state = ANY (ARRAY['pending'::text, 'parked'::text])) AND (i.due_at < (now() - '00:05:00'::interval)))) stuck
+          WHERE ((i.state = ANY (ARRAY['pending'::text, 'parked'::text])) AND (i.due_at < (now() - '00:05:00'::interval)))
+        UNION ALL
+         SELECT 'status_event'::text,
+            'pending'::text,
+            s.tenant_id,
+            ((s.data ->> 'notification_id'::text))::uuid AS uuid,
+            ((s.data ->> 'delivery_id'::text))::uuid AS uuid,
+            NULL::text,
+            s.type,
+            s.due_at,
+            'the fan-out should have told the endpoints'::text
+           FROM store.status_events s
+          WHERE (s.due_at < (now() - '00:05:00'::interval))) stuck
      LEFT JOIN store.tenants t ON ((t.id = stuck.tenant_id)));
 
 --
@@ -3914,7 +4516,7 @@ COMMENT ON VIEW reporting.stuck IS 'Must always be empty: everything overdue for
 -- Name: COLUMN stuck.what; Type: COMMENT; Schema: reporting; Owner: -
 --
 
-COMMENT ON COLUMN reporting.stuck.what IS 'notification, delivery or inbound_event';
+COMMENT ON COLUMN reporting.stuck.what IS 'notification, delivery, inbound_event or status_event';
 
 --
 -- Name: COLUMN stuck.state; Type: COMMENT; Schema: reporting; Owner: -
@@ -3950,7 +4552,7 @@ COMMENT ON COLUMN reporting.stuck.lane IS 'What it queues with';
 -- Name: COLUMN stuck.reason; Type: COMMENT; Schema: reporting; Owner: -
 --
 
-COMMENT ON COLUMN reporting.stuck.reason IS 'Why it waited; for an inbound event, its kind';
+COMMENT ON COLUMN reporting.stuck.reason IS 'Why it waited; for an inbound or status event, its kind';
 
 --
 -- Name: COLUMN stuck.due_at; Type: COMMENT; Schema: reporting; Owner: -
@@ -3990,7 +4592,7 @@ CREATE TABLE store.suppressions (
     lift_reason text,
     CONSTRAINT suppressions_check CHECK (((address = store.normalise_address(channel, address)) AND (address <> ''::text))),
     CONSTRAINT suppressions_check1 CHECK (((lifted_at IS NULL) = (lift_reason IS NULL))),
-    CONSTRAINT suppressions_reason_check CHECK ((reason = ANY (ARRAY['hard_bounce'::text, 'soft_bounces'::text, 'complaint'::text, 'unsubscribe'::text, 'provider_suppressed'::text, 'manual'::text]))),
+    CONSTRAINT suppressions_reason_check CHECK ((reason = ANY (ARRAY['hard_bounce'::text, 'soft_bounces'::text, 'complaint'::text, 'unsubscribe'::text, 'opted_out'::text, 'provider_suppressed'::text, 'manual'::text]))),
     CONSTRAINT suppressions_source_check CHECK ((source = ANY (ARRAY['provider'::text, 'recipient'::text, 'operator'::text, 'api'::text])))
 );
 
@@ -4069,7 +4671,7 @@ COMMENT ON COLUMN reporting.suppressions.scope IS 'all, or the one category it c
 -- Name: COLUMN suppressions.reason; Type: COMMENT; Schema: reporting; Owner: -
 --
 
-COMMENT ON COLUMN reporting.suppressions.reason IS 'hard_bounce, soft_bounces, complaint, unsubscribe, provider_suppressed (on the provider''s own list) or manual';
+COMMENT ON COLUMN reporting.suppressions.reason IS 'hard_bounce, soft_bounces, complaint, unsubscribe, opted_out (STOP), provider_suppressed (on the provider''s own list) or manual; opted_out stands beside the others';
 
 --
 -- Name: COLUMN suppressions.detail; Type: COMMENT; Schema: reporting; Owner: -
@@ -4725,12 +5327,156 @@ ALTER TABLE store.audit_log ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
 );
 
 --
+-- Name: consents; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.consents (
+    id bigint NOT NULL,
+    channel text NOT NULL,
+    address text NOT NULL,
+    action text NOT NULL,
+    source text NOT NULL,
+    provider text,
+    event_key text,
+    data jsonb DEFAULT '{}'::jsonb NOT NULL,
+    occurred_at timestamp with time zone NOT NULL,
+    recorded_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT consents_action_check CHECK ((action = ANY (ARRAY['opt_out'::text, 'opt_in'::text]))),
+    CONSTRAINT consents_source_check CHECK ((source = ANY (ARRAY['recipient'::text, 'provider'::text, 'operator'::text])))
+);
+
+--
+-- Name: TABLE consents; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON TABLE store.consents IS 'Opt-outs and opt-ins in the words of the address''s owner. A number is shared by all tenants that send from it, and so is its opt-out';
+
+--
+-- Name: consents_id_seq; Type: SEQUENCE; Schema: store; Owner: -
+--
+
+ALTER TABLE store.consents ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME store.consents_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+--
+-- Name: devices; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.devices (
+    id uuid DEFAULT store.uuid_v7() NOT NULL,
+    tenant_id integer NOT NULL,
+    recipient_id text NOT NULL,
+    platform text NOT NULL,
+    token text NOT NULL,
+    environment text DEFAULT 'production'::text NOT NULL,
+    p256dh text,
+    auth text,
+    device_key text,
+    app_version text,
+    registered_at timestamp with time zone DEFAULT now() NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    retired_at timestamp with time zone,
+    retired_reason text,
+    CONSTRAINT devices_check CHECK (((platform = 'web'::text) = ((p256dh IS NOT NULL) AND (auth IS NOT NULL)))),
+    CONSTRAINT devices_check1 CHECK (((retired_at IS NULL) = (retired_reason IS NULL))),
+    CONSTRAINT devices_device_key_check CHECK (((length(device_key) >= 1) AND (length(device_key) <= 200))),
+    CONSTRAINT devices_environment_check CHECK ((environment = ANY (ARRAY['production'::text, 'sandbox'::text]))),
+    CONSTRAINT devices_platform_check CHECK ((platform = ANY (ARRAY['ios'::text, 'android'::text, 'web'::text]))),
+    CONSTRAINT devices_token_check CHECK (((token ~ '^[!-~]+$'::text) AND (length(token) <= 2048)))
+);
+
+--
+-- Name: COLUMN devices.device_key; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.devices.device_key IS 'The app''s own stable name for the device: with it, a new token replaces the old one';
+
+--
+-- Name: COLUMN devices.registered_at; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.devices.registered_at IS 'When the token was last registered: a provider that calls it dead since an earlier time does not mean this one';
+
+--
+-- Name: inbox_items; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.inbox_items (
+    tenant_id integer NOT NULL,
+    recipient_id text NOT NULL,
+    id uuid NOT NULL,
+    attempt_no smallint NOT NULL,
+    notification_id uuid NOT NULL,
+    category text NOT NULL,
+    title text NOT NULL,
+    body text NOT NULL,
+    data jsonb DEFAULT '{}'::jsonb NOT NULL,
+    arrival bigint NOT NULL,
+    version bigint NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    acknowledged_at timestamp with time zone,
+    seen_at timestamp with time zone,
+    opened_at timestamp with time zone,
+    read_at timestamp with time zone,
+    archived_at timestamp with time zone,
+    CONSTRAINT inbox_items_data_check CHECK ((jsonb_typeof(data) = 'object'::text))
+);
+
+--
+-- Name: COLUMN inbox_items.id; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.inbox_items.id IS 'The delivery''s: a second copy of one delivery has nowhere to go';
+
+--
+-- Name: COLUMN inbox_items.arrival; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.inbox_items.arrival IS 'The version it arrived with, for ever: its place in the list, and what "all up to here" is measured by';
+
+--
+-- Name: COLUMN inbox_items.opened_at; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.inbox_items.opened_at IS 'When it was first read; marked as unread again it still was';
+
+--
+-- Name: inboxes; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.inboxes (
+    tenant_id integer NOT NULL,
+    recipient_id text NOT NULL,
+    version bigint DEFAULT 0 NOT NULL,
+    unread integer DEFAULT 0 NOT NULL,
+    unseen integer DEFAULT 0 NOT NULL,
+    CONSTRAINT inboxes_unread_check CHECK ((unread >= 0)),
+    CONSTRAINT inboxes_unseen_check CHECK ((unseen >= 0))
+);
+
+--
 -- Name: producers; Type: TABLE; Schema: store; Owner: -
 --
 
 CREATE TABLE store.producers (
     role_name name NOT NULL,
     tenant_id integer NOT NULL
+);
+
+--
+-- Name: push_environments; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.push_environments (
+    provider text NOT NULL,
+    environment text NOT NULL,
+    accepted_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
 --
@@ -4742,6 +5488,20 @@ CREATE TABLE store.rate_buckets (
     tokens double precision NOT NULL,
     refilled_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT rate_buckets_tokens_check CHECK ((tokens >= (0)::double precision))
+);
+
+--
+-- Name: recipient_signing_secrets; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.recipient_signing_secrets (
+    tenant_id integer NOT NULL,
+    secret text NOT NULL,
+    previous_secret text,
+    previous_secret_until timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT recipient_signing_secrets_check CHECK (((previous_secret IS NULL) = (previous_secret_until IS NULL))),
+    CONSTRAINT recipient_signing_secrets_secret_check CHECK (((length(secret) >= 32) AND (length(secret) <= 200)))
 );
 
 --
@@ -4759,11 +5519,27 @@ CREATE TABLE store.recipients (
     attributes jsonb DEFAULT '{}'::jsonb NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    addresses jsonb DEFAULT '{}'::jsonb NOT NULL,
+    channels text[],
+    CONSTRAINT recipients_addresses_check CHECK ((jsonb_typeof(addresses) = 'object'::text)),
     CONSTRAINT recipients_attributes_check CHECK ((jsonb_typeof(attributes) = 'object'::text)),
+    CONSTRAINT recipients_channels_check CHECK ((channels <@ ARRAY['email'::text, 'push'::text, 'sms'::text, 'in_app'::text, 'webhook'::text, 'chat'::text])),
     CONSTRAINT recipients_email_check CHECK ((email !~ '[\r\n]'::text)),
     CONSTRAINT recipients_id_check CHECK (((length(id) >= 1) AND (length(id) <= 200))),
     CONSTRAINT recipients_phone_check CHECK ((phone !~ '[\r\n]'::text))
 );
+
+--
+-- Name: COLUMN recipients.addresses; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.recipients.addresses IS 'Where else it is reached: {"webhook": <endpoint id>, "chat": <endpoint id>}';
+
+--
+-- Name: COLUMN recipients.channels; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.recipients.channels IS 'The channels it prefers, NULL for any. Holds where the request names none itself (R-060)';
 
 --
 -- Name: regions; Type: TABLE; Schema: store; Owner: -
@@ -4826,15 +5602,25 @@ CREATE TABLE store.templates (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     published_at timestamp with time zone,
     archived_at timestamp with time zone,
-    CONSTRAINT templates_channel_check CHECK ((channel = ANY (ARRAY['email'::text, 'push'::text, 'sms'::text, 'in_app'::text, 'webhook'::text]))),
+    extras jsonb DEFAULT '{}'::jsonb NOT NULL,
+    CONSTRAINT templates_channel_check CHECK ((channel = ANY (ARRAY['email'::text, 'push'::text, 'sms'::text, 'in_app'::text, 'webhook'::text, 'chat'::text]))),
     CONSTRAINT templates_check CHECK (((channel <> 'email'::text) OR ((subject IS NOT NULL) AND (text IS NOT NULL)))),
     CONSTRAINT templates_check1 CHECK (((status <> 'published'::text) OR (published_at IS NOT NULL))),
     CONSTRAINT templates_check2 CHECK (((status = 'archived'::text) = (archived_at IS NOT NULL))),
+    CONSTRAINT templates_extras_check CHECK ((jsonb_typeof(extras) = 'object'::text)),
+    CONSTRAINT templates_have_text CHECK ((text IS NOT NULL)),
+    CONSTRAINT templates_plain CHECK (((channel <> ALL (ARRAY['sms'::text, 'webhook'::text])) OR ((COALESCE(subject, ''::text) = ''::text) AND (html IS NULL) AND (extras = '{}'::jsonb)))),
     CONSTRAINT templates_status_check CHECK ((status = ANY (ARRAY['draft'::text, 'published'::text, 'archived'::text]))),
     CONSTRAINT templates_template_id_check CHECK ((template_id ~ '^[a-z0-9][a-z0-9_.-]{0,99}$'::text)),
     CONSTRAINT templates_variables_check CHECK ((jsonb_typeof(variables) = 'object'::text)),
     CONSTRAINT templates_version_check CHECK ((version > 0))
 );
+
+--
+-- Name: COLUMN templates.extras; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.templates.extras IS 'Further parts by name, each a template of its own: url, image, sound, badge, subtitle and data.<key> of a push';
 
 --
 -- Name: tenants_id_seq; Type: SEQUENCE; Schema: store; Owner: -
@@ -4956,11 +5742,39 @@ ALTER TABLE ONLY store.categories
     ADD CONSTRAINT categories_pkey PRIMARY KEY (tenant_id, name);
 
 --
+-- Name: channel_costs channel_costs_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.channel_costs
+    ADD CONSTRAINT channel_costs_pkey PRIMARY KEY (channel);
+
+--
+-- Name: consents consents_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.consents
+    ADD CONSTRAINT consents_pkey PRIMARY KEY (id);
+
+--
 -- Name: deliveries deliveries_pkey; Type: CONSTRAINT; Schema: store; Owner: -
 --
 
 ALTER TABLE ONLY store.deliveries
     ADD CONSTRAINT deliveries_pkey PRIMARY KEY (shard, id);
+
+--
+-- Name: devices devices_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.devices
+    ADD CONSTRAINT devices_pkey PRIMARY KEY (id);
+
+--
+-- Name: endpoints endpoints_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.endpoints
+    ADD CONSTRAINT endpoints_pkey PRIMARY KEY (id);
 
 --
 -- Name: events events_pkey; Type: CONSTRAINT; Schema: store; Owner: -
@@ -4984,6 +5798,20 @@ ALTER TABLE ONLY store.inbound_events
     ADD CONSTRAINT inbound_events_pkey PRIMARY KEY (occurred_on, provider, event_key);
 
 --
+-- Name: inbox_items inbox_items_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.inbox_items
+    ADD CONSTRAINT inbox_items_pkey PRIMARY KEY (tenant_id, recipient_id, id);
+
+--
+-- Name: inboxes inboxes_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.inboxes
+    ADD CONSTRAINT inboxes_pkey PRIMARY KEY (tenant_id, recipient_id);
+
+--
 -- Name: notifications notifications_pkey; Type: CONSTRAINT; Schema: store; Owner: -
 --
 
@@ -5005,11 +5833,25 @@ ALTER TABLE ONLY store.provider_states
     ADD CONSTRAINT provider_states_pkey PRIMARY KEY (provider);
 
 --
+-- Name: push_environments push_environments_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.push_environments
+    ADD CONSTRAINT push_environments_pkey PRIMARY KEY (provider, environment);
+
+--
 -- Name: rate_buckets rate_buckets_pkey; Type: CONSTRAINT; Schema: store; Owner: -
 --
 
 ALTER TABLE ONLY store.rate_buckets
     ADD CONSTRAINT rate_buckets_pkey PRIMARY KEY (name);
+
+--
+-- Name: recipient_signing_secrets recipient_signing_secrets_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.recipient_signing_secrets
+    ADD CONSTRAINT recipient_signing_secrets_pkey PRIMARY KEY (tenant_id);
 
 --
 -- Name: recipients recipients_pkey; Type: CONSTRAINT; Schema: store; Owner: -
@@ -5031,6 +5873,13 @@ ALTER TABLE ONLY store.regions
 
 ALTER TABLE ONLY store.soft_bounces
     ADD CONSTRAINT soft_bounces_pkey PRIMARY KEY (tenant_id, channel, address);
+
+--
+-- Name: status_events status_events_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.status_events
+    ADD CONSTRAINT status_events_pkey PRIMARY KEY (id);
 
 --
 -- Name: suppressions suppressions_pkey; Type: CONSTRAINT; Schema: store; Owner: -
@@ -5154,6 +6003,12 @@ CREATE UNIQUE INDEX attempts_one_accepted ON ONLY store.attempts USING btree (sh
 CREATE UNIQUE INDEX attempts_one_open ON ONLY store.attempts USING btree (shard, delivery_id) WHERE (state = ANY (ARRAY['open'::text, 'ambiguous'::text]));
 
 --
+-- Name: consents_address; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE INDEX consents_address ON store.consents USING btree (channel, address, occurred_at);
+
+--
 -- Name: deliveries_due_first; Type: INDEX; Schema: store; Owner: -
 --
 
@@ -5164,6 +6019,12 @@ CREATE INDEX deliveries_due_first ON ONLY store.deliveries USING btree (lane, du
 --
 
 CREATE INDEX deliveries_due_retry ON ONLY store.deliveries USING btree (lane, due_at) WHERE ((state = 'queued'::text) AND (failures > 0));
+
+--
+-- Name: deliveries_endpoint; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE INDEX deliveries_endpoint ON ONLY store.deliveries USING btree (address, id) WHERE (channel = ANY (ARRAY['webhook'::text, 'chat'::text]));
 
 --
 -- Name: deliveries_followed; Type: INDEX; Schema: store; Owner: -
@@ -5184,6 +6045,36 @@ CREATE INDEX deliveries_needing_people ON ONLY store.deliveries USING btree (ten
 CREATE INDEX deliveries_recipient ON ONLY store.deliveries USING btree (tenant_id, recipient_id, id);
 
 --
+-- Name: devices_key; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE UNIQUE INDEX devices_key ON store.devices USING btree (tenant_id, recipient_id, platform, device_key) WHERE ((retired_at IS NULL) AND (device_key IS NOT NULL));
+
+--
+-- Name: devices_recipient; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE INDEX devices_recipient ON store.devices USING btree (tenant_id, recipient_id) WHERE (retired_at IS NULL);
+
+--
+-- Name: devices_token; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE UNIQUE INDEX devices_token ON store.devices USING btree (tenant_id, platform, token) WHERE (retired_at IS NULL);
+
+--
+-- Name: endpoints_listening; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE INDEX endpoints_listening ON store.endpoints USING btree (tenant_id) WHERE ((status = 'enabled'::text) AND (cardinality(events) > 0));
+
+--
+-- Name: endpoints_tenant; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE INDEX endpoints_tenant ON store.endpoints USING btree (tenant_id, id);
+
+--
 -- Name: idempotency_keys_expiry; Type: INDEX; Schema: store; Owner: -
 --
 
@@ -5202,6 +6093,24 @@ CREATE INDEX inbound_events_due ON ONLY store.inbound_events USING btree (due_at
 CREATE INDEX inbound_events_parked ON ONLY store.inbound_events USING btree (provider_message_id) WHERE (state = 'parked'::text);
 
 --
+-- Name: inbox_items_archived; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE INDEX inbox_items_archived ON store.inbox_items USING btree (archived_at) WHERE (archived_at IS NOT NULL);
+
+--
+-- Name: inbox_items_arrival; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE UNIQUE INDEX inbox_items_arrival ON store.inbox_items USING btree (tenant_id, recipient_id, arrival);
+
+--
+-- Name: inbox_items_version; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE UNIQUE INDEX inbox_items_version ON store.inbox_items USING btree (tenant_id, recipient_id, version);
+
+--
 -- Name: notifications_due; Type: INDEX; Schema: store; Owner: -
 --
 
@@ -5214,16 +6123,28 @@ CREATE INDEX notifications_due ON ONLY store.notifications USING btree (class, d
 CREATE UNIQUE INDEX regions_one_active ON store.regions USING btree (active) WHERE active;
 
 --
+-- Name: status_events_due; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE INDEX status_events_due ON store.status_events USING btree (due_at);
+
+--
 -- Name: suppressions_active; Type: INDEX; Schema: store; Owner: -
 --
 
-CREATE UNIQUE INDEX suppressions_active ON store.suppressions USING btree (tenant_id, channel, address, scope) WHERE (lifted_at IS NULL);
+CREATE UNIQUE INDEX suppressions_active ON store.suppressions USING btree (tenant_id, channel, address, scope, ((reason = 'opted_out'::text))) WHERE (lifted_at IS NULL);
 
 --
 -- Name: suppressions_listed; Type: INDEX; Schema: store; Owner: -
 --
 
 CREATE INDEX suppressions_listed ON store.suppressions USING btree (tenant_id, id DESC);
+
+--
+-- Name: suppressions_opted_out; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE INDEX suppressions_opted_out ON store.suppressions USING btree (channel, address) WHERE ((reason = 'opted_out'::text) AND (lifted_at IS NULL));
 
 --
 -- Name: webhook_tokens_age; Type: INDEX; Schema: store; Owner: -
@@ -5292,6 +6213,12 @@ CREATE TRIGGER config_changed AFTER INSERT OR DELETE OR UPDATE ON store.api_keys
 CREATE TRIGGER config_changed AFTER INSERT OR DELETE OR UPDATE ON store.categories FOR EACH STATEMENT EXECUTE FUNCTION store.notify_config();
 
 --
+-- Name: recipient_signing_secrets config_changed; Type: TRIGGER; Schema: store; Owner: -
+--
+
+CREATE TRIGGER config_changed AFTER INSERT OR DELETE OR UPDATE ON store.recipient_signing_secrets FOR EACH STATEMENT EXECUTE FUNCTION store.notify_config();
+
+--
 -- Name: templates config_changed; Type: TRIGGER; Schema: store; Owner: -
 --
 
@@ -5304,6 +6231,12 @@ CREATE TRIGGER config_changed AFTER INSERT OR DELETE OR UPDATE ON store.template
 CREATE TRIGGER config_changed AFTER INSERT OR DELETE OR UPDATE ON store.tenants FOR EACH STATEMENT EXECUTE FUNCTION store.notify_config();
 
 --
+-- Name: consents consents_append_only; Type: TRIGGER; Schema: store; Owner: -
+--
+
+CREATE TRIGGER consents_append_only BEFORE DELETE OR UPDATE ON store.consents FOR EACH ROW EXECUTE FUNCTION store.refuse_change();
+
+--
 -- Name: deliveries deliveries_proven; Type: TRIGGER; Schema: store; Owner: -
 --
 
@@ -5314,6 +6247,18 @@ CREATE TRIGGER deliveries_proven BEFORE UPDATE OF state, evidence_id ON store.de
 --
 
 CREATE TRIGGER deliveries_proven_at_birth BEFORE INSERT ON store.deliveries FOR EACH ROW WHEN ((new.state = 'delivered'::text)) EXECUTE FUNCTION store.check_delivered();
+
+--
+-- Name: deliveries deliveries_tell_birth; Type: TRIGGER; Schema: store; Owner: -
+--
+
+CREATE TRIGGER deliveries_tell_birth AFTER INSERT ON store.deliveries FOR EACH ROW WHEN (((new.channel <> ALL (ARRAY['webhook'::text, 'chat'::text])) AND (new.ended_at IS NOT NULL))) EXECUTE FUNCTION store.tell_status();
+
+--
+-- Name: deliveries deliveries_tell_status; Type: TRIGGER; Schema: store; Owner: -
+--
+
+CREATE TRIGGER deliveries_tell_status AFTER UPDATE ON store.deliveries FOR EACH ROW WHEN (((new.channel <> ALL (ARRAY['webhook'::text, 'chat'::text])) AND (((new.state <> old.state) AND (new.state <> ALL (ARRAY['queued'::text, 'sending'::text]))) OR ((old.opened_at IS NULL) AND (new.opened_at IS NOT NULL)) OR ((old.clicked_at IS NULL) AND (new.clicked_at IS NOT NULL)) OR ((old.complained_at IS NULL) AND (new.complained_at IS NOT NULL)) OR ((old.unsubscribed_at IS NULL) AND (new.unsubscribed_at IS NOT NULL))))) EXECUTE FUNCTION store.tell_status();
 
 --
 -- Name: events events_append_only; Type: TRIGGER; Schema: store; Owner: -
@@ -5332,6 +6277,12 @@ CREATE TRIGGER regions_epoch_grows BEFORE UPDATE ON store.regions FOR EACH ROW E
 --
 
 CREATE TRIGGER templates_immutable BEFORE DELETE OR UPDATE ON store.templates FOR EACH ROW EXECUTE FUNCTION store.keep_template_immutable();
+
+--
+-- Name: tenants tenants_inherit_opt_outs; Type: TRIGGER; Schema: store; Owner: -
+--
+
+CREATE TRIGGER tenants_inherit_opt_outs AFTER INSERT ON store.tenants FOR EACH ROW EXECUTE FUNCTION store.inherit_opt_outs();
 
 --
 -- Name: procrastinate_events procrastinate_events_job_id_fkey; Type: FK CONSTRAINT; Schema: procrastinate; Owner: -
@@ -5369,11 +6320,53 @@ ALTER TABLE ONLY store.categories
     ADD CONSTRAINT categories_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES store.tenants(id) ON DELETE CASCADE;
 
 --
+-- Name: devices devices_tenant_id_fkey; Type: FK CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.devices
+    ADD CONSTRAINT devices_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES store.tenants(id) ON DELETE CASCADE;
+
+--
+-- Name: devices devices_tenant_id_recipient_id_fkey; Type: FK CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.devices
+    ADD CONSTRAINT devices_tenant_id_recipient_id_fkey FOREIGN KEY (tenant_id, recipient_id) REFERENCES store.recipients(tenant_id, id) ON DELETE CASCADE;
+
+--
+-- Name: endpoints endpoints_tenant_id_fkey; Type: FK CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.endpoints
+    ADD CONSTRAINT endpoints_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES store.tenants(id) ON DELETE CASCADE;
+
+--
+-- Name: inbox_items inbox_items_tenant_id_recipient_id_fkey; Type: FK CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.inbox_items
+    ADD CONSTRAINT inbox_items_tenant_id_recipient_id_fkey FOREIGN KEY (tenant_id, recipient_id) REFERENCES store.inboxes(tenant_id, recipient_id) ON DELETE CASCADE;
+
+--
+-- Name: inboxes inboxes_tenant_id_fkey; Type: FK CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.inboxes
+    ADD CONSTRAINT inboxes_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES store.tenants(id) ON DELETE CASCADE;
+
+--
 -- Name: producers producers_tenant_id_fkey; Type: FK CONSTRAINT; Schema: store; Owner: -
 --
 
 ALTER TABLE ONLY store.producers
     ADD CONSTRAINT producers_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES store.tenants(id) ON DELETE CASCADE;
+
+--
+-- Name: recipient_signing_secrets recipient_signing_secrets_tenant_id_fkey; Type: FK CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.recipient_signing_secrets
+    ADD CONSTRAINT recipient_signing_secrets_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES store.tenants(id) ON DELETE CASCADE;
 
 --
 -- Name: recipients recipients_tenant_id_fkey; Type: FK CONSTRAINT; Schema: store; Owner: -
@@ -5546,10 +6539,36 @@ REVOKE ALL ON FUNCTION landed._earlier_verdict(tenant_id integer, key text, requ
 GRANT ALL ON FUNCTION landed._earlier_verdict(tenant_id integer, key text, request jsonb) TO landed_service;
 
 --
+-- Name: FUNCTION uuid_v7(); Type: ACL; Schema: store; Owner: -
+--
+
+GRANT ALL ON FUNCTION store.uuid_v7() TO landed_service;
+
+--
 -- Name: TABLE deliveries; Type: ACL; Schema: store; Owner: -
 --
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.deliveries TO landed_service;
+
+--
+-- Name: TABLE endpoints; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.endpoints TO landed_service;
+
+--
+-- Name: FUNCTION _endpoint_candidates(e store.endpoints, delivery_id uuid, since timestamp with time zone, until timestamp with time zone, arrived boolean, after uuid, max_rows integer); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._endpoint_candidates(e store.endpoints, delivery_id uuid, since timestamp with time zone, until timestamp with time zone, arrived boolean, after uuid, max_rows integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._endpoint_candidates(e store.endpoints, delivery_id uuid, since timestamp with time zone, until timestamp with time zone, arrived boolean, after uuid, max_rows integer) TO landed_service;
+
+--
+-- Name: FUNCTION _endpoint_to_replay(endpoint_id uuid, tenant text, commit boolean); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._endpoint_to_replay(endpoint_id uuid, tenant text, commit boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._endpoint_to_replay(endpoint_id uuid, tenant text, commit boolean) TO landed_service;
 
 --
 -- Name: FUNCTION _find_delivery(id uuid, tenant text); Type: ACL; Schema: landed; Owner: -
@@ -5656,10 +6675,11 @@ REVOKE ALL ON FUNCTION landed._resolve_sent(d store.deliveries, a store.attempts
 GRANT ALL ON FUNCTION landed._resolve_sent(d store.deliveries, a store.attempts) TO landed_service;
 
 --
--- Name: FUNCTION uuid_v7(); Type: ACL; Schema: store; Owner: -
+-- Name: FUNCTION _surely_not_sent(d store.deliveries); Type: ACL; Schema: landed; Owner: -
 --
 
-GRANT ALL ON FUNCTION store.uuid_v7() TO landed_service;
+REVOKE ALL ON FUNCTION landed._surely_not_sent(d store.deliveries) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._surely_not_sent(d store.deliveries) TO landed_service;
 
 --
 -- Name: FUNCTION new_id(shard smallint); Type: ACL; Schema: store; Owner: -
@@ -5788,6 +6808,14 @@ GRANT ALL ON FUNCTION landed.hold(notification_id uuid, reason text, until times
 GRANT ALL ON FUNCTION landed.hold(notification_id uuid, reason text, until timestamp with time zone, tenant text) TO landed_operator;
 
 --
+-- Name: FUNCTION price(channel text, usd numeric, reason text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed.price(channel text, usd numeric, reason text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed.price(channel text, usd numeric, reason text) TO landed_service;
+GRANT ALL ON FUNCTION landed.price(channel text, usd numeric, reason text) TO landed_operator;
+
+--
 -- Name: FUNCTION release(notification_id uuid, reason text, tenant text); Type: ACL; Schema: landed; Owner: -
 --
 
@@ -5810,6 +6838,14 @@ GRANT ALL ON FUNCTION landed.rendered(delivery_id uuid, tenant text) TO landed_o
 REVOKE ALL ON FUNCTION landed.replay(delivery_id uuid, tenant text, state text, template_id text, category text, provider text, since timestamp with time zone, until timestamp with time zone, max_rows integer, commit boolean, force boolean, reason text, expires_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION landed.replay(delivery_id uuid, tenant text, state text, template_id text, category text, provider text, since timestamp with time zone, until timestamp with time zone, max_rows integer, commit boolean, force boolean, reason text, expires_at timestamp with time zone) TO landed_service;
 GRANT ALL ON FUNCTION landed.replay(delivery_id uuid, tenant text, state text, template_id text, category text, provider text, since timestamp with time zone, until timestamp with time zone, max_rows integer, commit boolean, force boolean, reason text, expires_at timestamp with time zone) TO landed_operator;
+
+--
+-- Name: FUNCTION replay_endpoint(endpoint_id uuid, delivery_id uuid, since timestamp with time zone, until timestamp with time zone, arrived boolean, after uuid, tenant text, max_rows integer, commit boolean, reason text, valid_for interval); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed.replay_endpoint(endpoint_id uuid, delivery_id uuid, since timestamp with time zone, until timestamp with time zone, arrived boolean, after uuid, tenant text, max_rows integer, commit boolean, reason text, valid_for interval) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed.replay_endpoint(endpoint_id uuid, delivery_id uuid, since timestamp with time zone, until timestamp with time zone, arrived boolean, after uuid, tenant text, max_rows integer, commit boolean, reason text, valid_for interval) TO landed_operator;
+GRANT ALL ON FUNCTION landed.replay_endpoint(endpoint_id uuid, delivery_id uuid, since timestamp with time zone, until timestamp with time zone, arrived boolean, after uuid, tenant text, max_rows integer, commit boolean, reason text, valid_for interval) TO landed_service;
 
 --
 -- Name: FUNCTION resolve(delivery_id uuid, verdict text, reason text, tenant text); Type: ACL; Schema: landed; Owner: -
@@ -5913,6 +6949,12 @@ GRANT ALL ON FUNCTION store.ensure_partitions(first_day date, last_day date) TO 
 GRANT ALL ON FUNCTION store.id_time(id uuid) TO landed_service;
 
 --
+-- Name: FUNCTION inherit_opt_outs(); Type: ACL; Schema: store; Owner: -
+--
+
+GRANT ALL ON FUNCTION store.inherit_opt_outs() TO landed_service;
+
+--
 -- Name: FUNCTION keep_epoch_growing(); Type: ACL; Schema: store; Owner: -
 --
 
@@ -5955,6 +6997,12 @@ GRANT ALL ON FUNCTION store.shard_for(tenant_id integer, recipient_id text) TO l
 GRANT ALL ON FUNCTION store.take_tokens(bucket text, wanted integer, rate double precision, burst double precision, OUT granted integer, OUT retry_after_seconds double precision) TO landed_service;
 
 --
+-- Name: FUNCTION tell_status(); Type: ACL; Schema: store; Owner: -
+--
+
+GRANT ALL ON FUNCTION store.tell_status() TO landed_service;
+
+--
 -- Name: TABLE tenants; Type: ACL; Schema: store; Owner: -
 --
 
@@ -5977,6 +7025,20 @@ GRANT SELECT ON TABLE reporting.bounce_rate_by_domain TO landed_operator;
 GRANT SELECT ON TABLE reporting.bounce_rate_by_domain TO landed_reporter;
 
 --
+-- Name: TABLE channel_costs; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.channel_costs TO landed_service;
+
+--
+-- Name: TABLE costs; Type: ACL; Schema: reporting; Owner: -
+--
+
+GRANT SELECT ON TABLE reporting.costs TO landed_service;
+GRANT SELECT ON TABLE reporting.costs TO landed_operator;
+GRANT SELECT ON TABLE reporting.costs TO landed_reporter;
+
+--
 -- Name: TABLE dead_letters; Type: ACL; Schema: reporting; Owner: -
 --
 
@@ -5993,6 +7055,14 @@ GRANT SELECT ON TABLE reporting.deliveries TO landed_operator;
 GRANT SELECT ON TABLE reporting.deliveries TO landed_reporter;
 
 --
+-- Name: TABLE endpoints; Type: ACL; Schema: reporting; Owner: -
+--
+
+GRANT SELECT ON TABLE reporting.endpoints TO landed_service;
+GRANT SELECT ON TABLE reporting.endpoints TO landed_operator;
+GRANT SELECT ON TABLE reporting.endpoints TO landed_reporter;
+
+--
 -- Name: TABLE providers; Type: ACL; Schema: reporting; Owner: -
 --
 
@@ -6005,6 +7075,12 @@ GRANT SELECT ON TABLE reporting.providers TO landed_reporter;
 --
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.inbound_events TO landed_service;
+
+--
+-- Name: TABLE status_events; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.status_events TO landed_service;
 
 --
 -- Name: TABLE stuck; Type: ACL; Schema: reporting; Owner: -
@@ -6093,16 +7169,52 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.alembic_version TO landed_servi
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.api_keys TO landed_service;
 
 --
+-- Name: TABLE consents; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT ON TABLE store.consents TO landed_service;
+
+--
+-- Name: TABLE devices; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.devices TO landed_service;
+
+--
+-- Name: TABLE inbox_items; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.inbox_items TO landed_service;
+
+--
+-- Name: TABLE inboxes; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.inboxes TO landed_service;
+
+--
 -- Name: TABLE producers; Type: ACL; Schema: store; Owner: -
 --
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.producers TO landed_service;
 
 --
+-- Name: TABLE push_environments; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.push_environments TO landed_service;
+
+--
 -- Name: TABLE rate_buckets; Type: ACL; Schema: store; Owner: -
 --
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.rate_buckets TO landed_service;
+
+--
+-- Name: TABLE recipient_signing_secrets; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.recipient_signing_secrets TO landed_service;
 
 --
 -- Name: TABLE recipients; Type: ACL; Schema: store; Owner: -

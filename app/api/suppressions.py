@@ -22,9 +22,11 @@ from app.store.suppressions import SCOPE_ALL, Suppression
 
 SuppressionId = Annotated[int, Field(le=2**63 - 1)]
 
-SuppressionReason = Literal["manual", "hard_bounce", "soft_bounces", "complaint", "unsubscribe", "provider_suppressed"]
-ChannelName = Literal["email", "push", "sms", "in_app", "webhook"]
-Address = Annotated[Line, Field(min_length=1, max_length=1000)]  # the endpoint of a web push can be long
+# A STOP is heard, and not told by a tenant: it binds those that share the number.
+GivenReason = Literal["manual", "hard_bounce", "soft_bounces", "complaint", "unsubscribe", "provider_suppressed"]
+SuppressionReason = Literal[GivenReason, "opted_out"]
+ChannelName = Literal["email", "push", "sms", "in_app", "webhook", "chat"]
+Address = Annotated[Line, Field(min_length=1, max_length=1000)]
 AFTER: TypeAdapter[tuple[SuppressionId]] = TypeAdapter(tuple[SuppressionId])
 
 
@@ -34,7 +36,7 @@ class AddSuppression(Body):
     channel: ChannelName
     address: Address
     scope: Slug = Field(default=SCOPE_ALL, description="all, or the one category it covers")
-    reason: SuppressionReason = "manual"
+    reason: GivenReason = "manual"
     detail: Annotated[Text, Field(max_length=500)] = ""
 
 

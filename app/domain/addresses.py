@@ -90,10 +90,19 @@ def phone(value: str) -> str:
 
 def endpoint_id(value: str) -> str:
     """The id of a registered endpoint, in its one spelling."""
+    return _id(value, "must be the id of an endpoint, as POST /api/v1/endpoints answers it")
+
+
+def device_id(value: str) -> str:
+    """The id of a registered device, in its one spelling: not its token, which changes while the device stays."""
+    return _id(value, "must be the id of a device, as POST /api/v1/devices/register answers it")
+
+
+def _id(value: str, rule: str) -> str:
     try:
         return str(UUID(value))
     except ValueError:
-        raise ValueError("must be the id of an endpoint, as POST /api/v1/endpoints answers it") from None
+        raise ValueError(rule) from None
 
 
 def time_zone(value: str) -> str:
@@ -116,11 +125,15 @@ def locale(value: str) -> str:
 
 
 def normalise(channel: str, address: str) -> str:
-    """An address of any channel, checked as far as the channel allows."""
+    """An address of any channel as deliveries have it, checked as far as the channel allows."""
     match channel:
         case "email":
             return email(address)
         case "sms":
             return phone(address)
+        case "push":
+            return device_id(address)
+        case "webhook" | "chat":
+            return endpoint_id(address)
         case _:
             return one_line(address).strip()

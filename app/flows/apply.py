@@ -53,8 +53,7 @@ async def apply(db: Database, settings: Settings, *, limit: int) -> int:
         facts, unmatched = _match(decoded, named, attempts)
         if facts:
             await _apply(conn, facts, rows, settings)
-        if consents:
-            await _mind_consents(conn, consents)
+        await _mind_addresses(conn, facts, rows, consents, settings)
         await _settle(conn, facts, unmatched, [p for p, _ in consents] + asides, settings)
     return len(pending)
 
@@ -62,24 +61,6 @@ async def apply(db: Database, settings: Settings, *, limit: int) -> int:
 def _is_aside(evidence: Evidence) -> bool:
     """Genuine, and about no delivery of ours: somebody's answer to a text message, say."""
     return evidence.delivery_id is None and evidence.provider_message_id is None and evidence.kind == EvidenceKind.OTHER
-
-
-async def _mind_consents(conn: Connection, consents: Sequence[tuple[store.Pending, Evidence]]) -> None:
-    """STOP and START, in the order they were said (R-135).
-
-    They bind every tenant: the number that was answered is shared by all who send from it.
-    """
-    told = sorted(
-        ((p, e) for p, e in consents if e.address),
-        key=lambda told: (told[1].occurred_at, told[0].event_key),
-    )
-    await store.lock_everywhere(conn, [(CONSENT_CHANNEL, e.address or "") for _, e in told])
-    await store.record_consents(conn, told, channel=CONSENT_CHANNEL)
-    last_said = {e.address: (p, e) for p, e in told}
-    for action, change in ((EvidenceKind.OPTED_OUT, store.opt_out), (EvidenceKind.OPTED_IN, store.opt_in)):
-        addresses = [address for address, (_, e) in last_said.items() if e.kind == action and address is not None]
-        if addresses:
-            await change(conn, channel=CONSENT_CHANNEL, addresses=addresses)
 
 
 async def _identify(
@@ -136,7 +117,6 @@ async def _apply(
         sources=[f.pending.source for f in facts],
     )
     await _move(conn, facts, rows, proofs, settings)
-    await _mind_addresses(conn, facts, rows, settings)
 
 
 async def _append(
@@ -225,15 +205,65 @@ def _moments(standings: Sequence[tuple[UUID, Standing]]) -> dict[str, list[datet
 
 
 async def _mind_addresses(
-    conn: Connection, facts: Sequence[Fact], rows: dict[UUID, store.DeliveryRow], settings: Settings
+    conn: Connection,
+    facts: Sequence[Fact],
+    rows: dict[UUID, store.DeliveryRow],
+    consents: Sequence[tuple[store.Pending, Evidence]],
+    settings: Settings,
 ) -> None:
-    """What the evidence means for the address itself: suppressed at once, counted, or cleared (R-111 to R-115)."""
-    suppress = [(f, f.evidence.suppress_reason, "") for f in facts if f.evidence.suppress_reason]
+    """What was told means for addresses: suppressed at once, counted, or cleared (R-111 to R-115); STOP and START.
+
+    The rows of soft bounces come first; then the locks of all addresses, once, because only within one call are they
+    taken in order.
+    """
+    entries = await _suppressed(conn, facts, rows, settings)
+    told = [(p, e) for p, e in consents if e.address]
+    if told:
+        await store.share_tenants(conn)
+    if entries or told:
+        everywhere = [(CONSENT_CHANNEL, e.address or "") for _, e in told]
+        await store.lock_addresses(conn, [entry.address for entry in entries], everywhere=everywhere)
+    if entries:
+        await store.suppress(
+            conn,
+            tenant_ids=[entry.address[0] for entry in entries],
+            channels=[entry.address[1] for entry in entries],
+            addresses=[entry.address[2] for entry in entries],
+            scopes=[entry.scope for entry in entries],
+            reasons=[entry.reason for entry in entries],
+            details=[entry.detail for entry in entries],
+            ids=[entry.delivery_id for entry in entries],
+        )
+    if told:
+        await _mind_consents(conn, told)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A suppression to be: (tenant, channel, address), and why."""
+
+    address: tuple[int, str, str]
+    scope: str
+    reason: str
+    detail: str = ""
+    delivery_id: UUID | None = None
+
+
+async def _suppressed(
+    conn: Connection, facts: Sequence[Fact], rows: dict[UUID, store.DeliveryRow], settings: Settings
+) -> list[Entry]:
+    """The addresses that these facts end, at once or because it was one soft bounce too many."""
     soft = [f for f in facts if f.evidence.kind == EvidenceKind.BOUNCED and f.evidence.bounce_class == BounceClass.SOFT]
     fine = [f for f in facts if f.evidence.kind == EvidenceKind.DELIVERED]
+    entries = [
+        Entry(_address(rows[f.delivery_id]), _scope(f.evidence, rows[f.delivery_id]), reason, delivery_id=f.delivery_id)
+        for f in facts
+        if (reason := f.evidence.suppress_reason)
+    ]
+    if soft or fine:
+        await store.lock_soft_bounces(conn, [_address(rows[f.delivery_id]) for f in (*soft, *fine)])
     if fine:
         await store.forget_soft_bounces(conn, _seen(fine, rows))
-    worn_out: list[tuple[int, str, str, int]] = []
     if soft:
         worn_out = await store.count_soft_bounces(
             conn,
@@ -241,25 +271,26 @@ async def _mind_addresses(
             bounces_max=settings.bounces.soft_bounces_max,
             days_min=settings.bounces.soft_bounce_days_min,
         )
-    entries = [
-        (_address(rows[f.delivery_id]), _scope(f.evidence, rows[f.delivery_id]), reason, detail, f.delivery_id)
-        for f, reason, detail in suppress
-    ] + [
-        ((tenant, channel, address), "all", "soft_bounces", f"{bounces} soft bounces in a row", None)
-        for tenant, channel, address, bounces in worn_out
-    ]
-    if entries:
-        await store.lock_addresses(conn, [address for address, *_ in entries])
-        await store.suppress(
-            conn,
-            tenant_ids=[address[0] for address, *_ in entries],
-            channels=[address[1] for address, *_ in entries],
-            addresses=[address[2] for address, *_ in entries],
-            scopes=[scope for _, scope, *_ in entries],
-            reasons=[reason for _, _, reason, *_ in entries],
-            details=[detail for *_, detail, _ in entries],
-            ids=[delivery for *_, delivery in entries],
-        )
+        entries += [
+            Entry((tenant, channel, address), "all", "soft_bounces", f"{bounces} soft bounces in a row")
+            for tenant, channel, address, bounces in worn_out
+        ]
+    return entries
+
+
+async def _mind_consents(conn: Connection, told: Sequence[tuple[store.Pending, Evidence]]) -> None:
+    """STOP and START (R-135). They bind every tenant: the number that was answered is shared by all who send from it.
+
+    What was said last holds, in whatever order it is heard (I16). Something older than that changes nothing any more,
+    nor what an operator made of it since.
+    """
+    await store.record_consents(conn, told, channel=CONSENT_CHANNEL)
+    heard = {(p.provider, p.event_key) for p, _ in told}
+    last = await store.last_said(conn, channel=CONSENT_CHANNEL, addresses=[e.address or "" for _, e in told])
+    news = [said for said in last if (said.provider, said.event_key) in heard]
+    for action, change in (("opt_out", store.opt_out), ("opt_in", store.opt_in)):
+        if addresses := [said.address for said in news if said.action == action]:
+            await change(conn, channel=CONSENT_CHANNEL, addresses=addresses)
 
 
 def _scope(evidence: Evidence, row: store.DeliveryRow) -> str:

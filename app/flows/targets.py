@@ -94,6 +94,7 @@ async def _settle_addresses(conn: Connection, settled: Sequence[Settled], settin
     ]
     soft = [(s, e) for s in settled for e in s.outcome.evidence if e.bounce_class == BounceClass.SOFT]
     if soft:
+        await inbound.lock_soft_bounces(conn, [_address(s) for s, _ in soft])
         worn_out = await inbound.count_soft_bounces(
             conn,
             [(*_address(s), e.occurred_at) for s, e in soft],

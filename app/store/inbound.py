@@ -27,13 +27,15 @@ APPEND_EVENTS = _q["append_events"]
 ACCEPT_ATTEMPTS = _q["accept_attempts"]
 MOVE_DELIVERIES = _q["move_deliveries"]
 NOTE_EVIDENCE = _q["note_evidence"]
+SHARE_TENANTS = _q["share_tenants"]
 LOCK_ADDRESSES = _q["lock_addresses"]
 SUPPRESS = _q["suppress"]
+LOCK_SOFT_BOUNCES = _q["lock_soft_bounces"]
 COUNT_SOFT_BOUNCES = _q["count_soft_bounces"]
 FORGET_SOFT_BOUNCES = _q["forget_soft_bounces"]
 SETTLE = _q["settle"]
-LOCK_EVERYWHERE = _q["lock_everywhere"]
 RECORD_CONSENTS = _q["record_consents"]
+LAST_SAID = _q["last_said"]
 OPT_OUT = _q["opt_out"]
 OPT_IN = _q["opt_in"]
 
@@ -168,16 +170,33 @@ async def note_evidence(conn: Connection, ids: Sequence[UUID], **arrays: Sequenc
     await conn.execute(NOTE_EVIDENCE, _keys(ids) | arrays)
 
 
-async def lock_addresses(conn: Connection, addresses: Sequence[tuple[int, str, str]]) -> None:
+async def share_tenants(conn: Connection) -> None:
+    """Before ``lock_addresses`` with ``everywhere``: no tenant comes unseen from here to the commit."""
+    await conn.execute(SHARE_TENANTS)
+
+
+async def lock_addresses(
+    conn: Connection,
+    addresses: Sequence[tuple[int, str, str]],
+    *,
+    everywhere: Sequence[tuple[str, str]] = (),
+) -> None:
     """Exclusively, for an opt-out: no claim of these addresses is under way from here to the commit (I11).
 
-    Take row locks before these, never after.
+    everywhere: (channel, address) pairs to be locked for every tenant there is. Once in a transaction, with all it
+    needs: the order of the locks holds within one call. Take row locks before these, never after.
     """
-    await conn.execute(LOCK_ADDRESSES, _addresses(addresses))
+    shared = {"shared_channels": [c for c, _ in everywhere], "shared_addresses": [a for _, a in everywhere]}
+    await conn.execute(LOCK_ADDRESSES, _addresses(addresses) | shared)
 
 
 async def suppress(conn: Connection, **arrays: Sequence[Any]) -> None:
     await conn.execute(SUPPRESS, arrays)
+
+
+async def lock_soft_bounces(conn: Connection, addresses: Sequence[tuple[int, str, str]]) -> None:
+    """Before they are counted or forgotten: all that the transaction will touch."""
+    await conn.execute(LOCK_SOFT_BOUNCES, _addresses(addresses))
 
 
 async def count_soft_bounces(
@@ -212,13 +231,6 @@ def _addresses(addresses: Sequence[tuple[int, str, str]]) -> dict[str, list[Any]
     }
 
 
-async def lock_everywhere(conn: Connection, addresses: Sequence[tuple[str, str]]) -> None:
-    """The locks of these (channel, address) pairs for every tenant there is."""
-    await conn.execute(
-        LOCK_EVERYWHERE, {"channels": [channel for channel, _ in addresses], "addresses": [a for _, a in addresses]}
-    )
-
-
 async def record_consents(conn: Connection, told: Sequence[tuple[Pending, Evidence]], *, channel: str) -> None:
     """Appends who said what, and through whom it was heard."""
     await conn.execute(
@@ -233,6 +245,23 @@ async def record_consents(conn: Connection, told: Sequence[tuple[Pending, Eviden
             "occurred_ats": [e.occurred_at for _, e in told],
         },
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """The last word of an address's owner, and the event that brought it."""
+
+    address: str
+    action: str
+    provider: str
+    event_key: str
+
+
+async def last_said(conn: Connection, *, channel: str, addresses: Sequence[str]) -> list[Said]:
+    """Of the owners of these addresses, as far as anything was ever heard; the addresses in their one spelling."""
+    async with conn.cursor(row_factory=class_row(Said)) as cursor:
+        await cursor.execute(LAST_SAID, {"channel": channel, "addresses": list(addresses)})
+        return await cursor.fetchall()
 
 
 async def opt_out(conn: Connection, *, channel: str, addresses: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ BEGIN
     PERFORM landed._lock_address(owner_id, suppress.channel, whose);
     INSERT INTO store.suppressions (tenant_id, channel, address, scope, reason, detail, source)
     VALUES (owner_id, suppress.channel, whose, suppress.scope, 'manual', suppress.reason_text, 'operator')
-    ON CONFLICT (tenant_id, channel, address, scope) WHERE lifted_at IS NULL DO NOTHING
+    ON CONFLICT DO NOTHING
     RETURNING id INTO suppression_id;
     IF suppression_id IS NOT NULL THEN
         PERFORM landed._audit('suppress', owner_id, 'suppression ' || suppression_id, suppress.reason_text,
@@ -24,7 +24,7 @@ BEGIN
     SELECT s.id INTO suppression_id
     FROM store.suppressions s
     WHERE s.tenant_id = owner_id AND s.channel = suppress.channel AND s.address = whose AND s.scope = suppress.scope
-      AND s.lifted_at IS NULL;
+      AND s.lifted_at IS NULL AND s.reason <> 'opted_out';
     RETURN suppression_id;
 END
 $$;
@@ -47,13 +47,23 @@ LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
     PERFORM landed._check_line('channel', channel, 20);
     PERFORM landed._check_line('address', address, 2000);
-    IF channel NOT IN ('email', 'push', 'sms', 'in_app', 'webhook') THEN
+    IF channel NOT IN ('email', 'push', 'sms', 'in_app', 'webhook', 'chat') THEN
         PERFORM landed._refuse('invalid_parameter_value', 'channel', format('there is no channel %L', channel),
-                               'A suppression holds for one channel.', 'Channels are email, push, sms, in_app, webhook.');
+                               'A suppression holds for one channel.',
+                               'Channels are email, push, sms, in_app, webhook, chat.');
     ELSIF channel = 'email' AND address !~ '^[^@\s]+@[^@\s]+$' THEN
         PERFORM landed._refuse('invalid_parameter_value', 'address', 'is not an email address',
                                'Suppressing what is nobody''s address would protect nobody.',
                                'Give the bare address, like jo@example.com.');
+    ELSIF channel = 'sms' AND address !~ '^\+[1-9][0-9]{4,14}$' THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'address', 'is not a phone number with its country code',
+                               'Suppressing what is nobody''s number would protect nobody.',
+                               'Give it in E.164, like +4915112345678; blanks and hyphens may stand between.');
+    ELSIF channel IN ('push', 'webhook', 'chat')
+          AND address !~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'address', 'is not an id',
+                               'Deliveries there have the id of a device or an endpoint, and not its token or its URL.',
+                               'reporting.endpoints has those of endpoints; of a device, the answer to its registration.');
     END IF;
 END
 $$;

@@ -8,16 +8,25 @@ DECLARE
     owner_id int := landed._tenant(unsuppress.tenant);
     whose text := store.normalise_address(unsuppress.channel, unsuppress.address);
     lifted store.suppressions;
+    any_lifted boolean := false;
 BEGIN
     PERFORM landed._need_reason(unsuppress.reason_text);
     PERFORM landed._check_address(unsuppress.channel, whose);
     PERFORM landed._lock_address(owner_id, unsuppress.channel, whose);
-    UPDATE store.suppressions s
-    SET lifted_at = now(), lifted_by = session_user, lift_reason = unsuppress.reason_text
-    WHERE s.tenant_id = owner_id AND s.channel = unsuppress.channel AND s.address = whose
-      AND s.scope = unsuppress.scope AND s.lifted_at IS NULL
-    RETURNING s.* INTO lifted;
-    IF NOT FOUND THEN
+    -- A STOP stands beside whatever else is held against the address: it is the address that may be sent to again.
+    FOR lifted IN
+        UPDATE store.suppressions s
+        SET lifted_at = now(), lifted_by = session_user, lift_reason = unsuppress.reason_text
+        WHERE s.tenant_id = owner_id AND s.channel = unsuppress.channel AND s.address = whose
+          AND s.scope = unsuppress.scope AND s.lifted_at IS NULL
+        RETURNING s.*
+    LOOP
+        any_lifted := true;
+        PERFORM landed._audit('unsuppress', owner_id, 'suppression ' || lifted.id, unsuppress.reason_text,
+                              jsonb_build_object('channel', lifted.channel, 'scope', lifted.scope,
+                                                 'suppressed_for', lifted.reason));
+    END LOOP;
+    IF NOT any_lifted THEN
         RETURN false;
     END IF;
     -- The address starts afresh: the bounces that led here must not suppress it again at the next one. A count that is
@@ -28,11 +37,8 @@ BEGIN
            WHERE c.tenant_id = owner_id AND c.channel = unsuppress.channel AND c.address = whose
            FOR UPDATE SKIP LOCKED) AS counted
     WHERE b.tenant_id = counted.tenant_id AND b.channel = counted.channel AND b.address = counted.address;
-    PERFORM landed._audit('unsuppress', owner_id, 'suppression ' || lifted.id, unsuppress.reason_text,
-                          jsonb_build_object('channel', lifted.channel, 'scope', lifted.scope,
-                                             'suppressed_for', lifted.reason));
     RETURN true;
 END
 $$;
 COMMENT ON FUNCTION landed.unsuppress IS
-    'Lifts the suppression of an address on a channel in one scope; false when there was none to lift';
+    'Lifts what suppresses an address on a channel in one scope; false when there was nothing to lift';

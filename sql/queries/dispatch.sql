@@ -236,12 +236,21 @@ FROM moved o
 WHERE o.state = 'dead';
 
 -- name: unpark
--- Events that came before we knew their message id can be matched now.
+-- Events that came before we knew their message id can be matched now. One that is being looked at is left alone: whoever
+-- looks at it may be waiting for a delivery that is locked here, and looks again soon.
 UPDATE store.inbound_events i
 SET due_at = now()
-WHERE EXISTS (SELECT FROM store.inbound_events p WHERE p.state = 'parked')
-  AND i.state = 'parked'
-  AND i.provider_message_id = ANY(%(message_ids)s::text[]);
+FROM (
+    SELECT p.occurred_on, p.provider, p.event_key
+    FROM store.inbound_events p
+    WHERE EXISTS (SELECT FROM store.inbound_events e WHERE e.state = 'parked')
+      AND p.state = 'parked'
+      AND p.provider_message_id = ANY(%(message_ids)s::text[])
+    FOR UPDATE SKIP LOCKED
+) AS parked
+WHERE i.occurred_on = parked.occurred_on
+  AND i.provider = parked.provider
+  AND i.event_key = parked.event_key;
 
 -- name: pause_provider
 INSERT INTO store.provider_states AS p (provider, status, detail, paused_until, hits)
@@ -287,4 +296,4 @@ SELECT s.tenant_id, s.channel, store.normalise_address(s.channel, s.address), s.
 FROM unnest(%(tenant_ids)s::int[], %(channels)s::text[], %(addresses)s::text[], %(reasons)s::text[], %(details)s::text[],
             %(ids)s::uuid[]) AS s(tenant_id, channel, address, reason, detail, id)
 ORDER BY 1, 2, 3
-ON CONFLICT (tenant_id, channel, address, scope) WHERE lifted_at IS NULL DO NOTHING;
+ON CONFLICT DO NOTHING;

@@ -8,11 +8,13 @@ ON CONFLICT (provider, token) DO UPDATE SET seen_at = t.seen_at
 RETURNING t.event_key;
 
 -- name: store_events
+-- In the order of the keys: two that tell of the same facts wait for each other, and never in a circle.
 INSERT INTO store.inbound_events
     (occurred_on, provider, event_key, source, kind, evidence, raw, provider_message_id)
 SELECT e.occurred_on, %(provider)s, e.event_key, %(source)s, e.kind, e.evidence::jsonb, %(raw)s, e.message_id
 FROM unnest(%(days)s::date[], %(keys)s::text[], %(kinds)s::text[], %(evidences)s::text[], %(message_ids)s::text[])
      AS e(occurred_on, event_key, kind, evidence, message_id)
+ORDER BY e.occurred_on, e.event_key
 ON CONFLICT (occurred_on, provider, event_key) DO NOTHING
 RETURNING event_key;
 
@@ -139,10 +141,21 @@ FROM unnest(%(shards)s::smallint[], %(ids)s::uuid[], %(delivered_ats)s::timestam
 WHERE d.shard = m.shard
   AND d.id = m.id;
 
+-- name: share_tenants
+-- Whoever makes a tenant holds this exclusively (store.inherit_opt_outs). A statement of its own: the next one sees every
+-- tenant that it waited for, and one that comes later sees what is written here.
+SELECT pg_advisory_xact_lock_shared(14, 0);
+
 -- name: lock_addresses
+-- All that a transaction needs in one go, ascending, as everyone takes them. Some addresses are locked for every tenant: an
+-- opt-out from a shared number holds for all that send from it.
 SELECT pg_advisory_xact_lock(11, bucket)
-FROM (SELECT DISTINCT store.address_bucket(t.tenant_id, t.channel, t.address) AS bucket
+FROM (SELECT store.address_bucket(t.tenant_id, t.channel, t.address) AS bucket
       FROM unnest(%(tenant_ids)s::int[], %(channels)s::text[], %(addresses)s::text[]) AS t(tenant_id, channel, address)
+      UNION
+      SELECT store.address_bucket(t.id, a.channel, a.address)
+      FROM store.tenants t
+      CROSS JOIN unnest(%(shared_channels)s::text[], %(shared_addresses)s::text[]) AS a(channel, address)
       ORDER BY bucket) AS ordered;
 
 -- name: suppress
@@ -151,7 +164,17 @@ SELECT s.tenant_id, s.channel, store.normalise_address(s.channel, s.address), s.
 FROM unnest(%(tenant_ids)s::int[], %(channels)s::text[], %(addresses)s::text[], %(scopes)s::text[], %(reasons)s::text[],
             %(details)s::text[], %(ids)s::uuid[]) AS s(tenant_id, channel, address, scope, reason, detail, id)
 ORDER BY 1, 2, 3, 4
-ON CONFLICT (tenant_id, channel, address, scope) WHERE lifted_at IS NULL DO NOTHING;
+ON CONFLICT DO NOTHING;
+
+-- name: lock_soft_bounces
+-- Before any of them is changed, in one order: some are forgotten and others counted, and two who do that to the same
+-- addresses must not wait for each other.
+SELECT FROM store.soft_bounces b
+WHERE (b.tenant_id, b.channel, b.address) IN (
+    SELECT s.tenant_id, s.channel, store.normalise_address(s.channel, s.address)
+    FROM unnest(%(tenant_ids)s::int[], %(channels)s::text[], %(addresses)s::text[]) AS s(tenant_id, channel, address))
+ORDER BY b.tenant_id, b.channel, b.address
+FOR UPDATE;
 
 -- name: count_soft_bounces
 -- More in a row for each address; answers those that have had enough (R-114).
@@ -184,25 +207,21 @@ WHERE b.tenant_id = s.tenant_id
   AND b.last_at <= s.at;
 
 -- name: settle
+-- What could not be matched is looked at again soon when it is fresh, and less and less often: its send may be recorded at
+-- this very moment, unseen by both.
 UPDATE store.inbound_events i
 SET state = s.state,
     reason = s.reason,
     delivery_id = s.delivery_id,
-    due_at = CASE WHEN s.state = 'parked' THEN now() + make_interval(secs => %(park_seconds)s) END,
+    due_at = CASE WHEN s.state = 'parked'
+                  THEN now() + least(make_interval(secs => %(park_seconds)s),
+                                     greatest(interval '1 second', now() - i.received_at)) END,
     applied_at = CASE WHEN s.state <> 'parked' THEN now() END
 FROM unnest(%(days)s::date[], %(providers)s::text[], %(keys)s::text[], %(states)s::text[], %(reasons)s::text[],
             %(delivery_ids)s::uuid[]) AS s(occurred_on, provider, event_key, state, reason, delivery_id)
 WHERE i.occurred_on = s.occurred_on
   AND i.provider = s.provider
   AND i.event_key = s.event_key;
-
--- name: lock_everywhere
--- The locks of these addresses for every tenant: an opt-out from a shared number holds for all that send from it.
-SELECT pg_advisory_xact_lock(11, bucket)
-FROM (SELECT DISTINCT store.address_bucket(t.id, a.channel, a.address) AS bucket
-      FROM store.tenants t
-      CROSS JOIN unnest(%(channels)s::text[], %(addresses)s::text[]) AS a(channel, address)
-      ORDER BY bucket) AS ordered;
 
 -- name: record_consents
 INSERT INTO store.consents (channel, address, action, source, provider, event_key, data, occurred_at)
@@ -211,14 +230,22 @@ SELECT %(channel)s, store.normalise_address(%(channel)s, c.address), c.action, '
 FROM unnest(%(addresses)s::text[], %(actions)s::text[], %(providers)s::text[], %(keys)s::text[], %(datas)s::text[],
             %(occurred_ats)s::timestamptz[]) AS c(address, action, provider, event_key, data, occurred_at);
 
+-- name: last_said
+-- The last word of each owner, whatever order they were heard in; of two at the same moment, the wish to be left alone.
+SELECT DISTINCT ON (c.address) c.address, c.action, c.provider, c.event_key
+FROM store.consents c
+WHERE c.channel = %(channel)s
+  AND c.address IN (SELECT store.normalise_address(%(channel)s, a) FROM unnest(%(addresses)s::text[]) AS a)
+ORDER BY c.address, c.occurred_at DESC, c.action = 'opt_out' DESC, c.id DESC;
+
 -- name: opt_out
 INSERT INTO store.suppressions (tenant_id, channel, address, reason, detail, source)
 SELECT t.id, %(channel)s, store.normalise_address(%(channel)s, a.address), 'opted_out', 'said STOP', 'recipient'
 FROM store.tenants t
 CROSS JOIN unnest(%(addresses)s::text[]) AS a(address)
 ORDER BY 1, 3
-ON CONFLICT (tenant_id, channel, address, scope) WHERE lifted_at IS NULL DO UPDATE
-SET reason = 'opted_out', detail = excluded.detail, source = excluded.source;
+ON CONFLICT (tenant_id, channel, address, scope, (reason = 'opted_out')) WHERE lifted_at IS NULL DO UPDATE
+SET detail = excluded.detail, source = excluded.source;
 
 -- name: opt_in
 -- Only the owner's own STOP is lifted by the owner's START; a bounce or an operator's block is not.

@@ -14,7 +14,7 @@ WITH due AS (
     FOR UPDATE SKIP LOCKED
 )
 SELECT d.shard, d.id, d.recipient_id, d.category, d.class AS klass, d.channels, d.expires_at, d.channels_named,
-       r.active AS recipient_active, r.email, r.phone, r.addresses, r.channels AS preferred, s.suppressed, p.devices
+       r.active AS recipient_active, r.email, store.normalise_address('sms', r.phone) AS phone, r.addresses, r.channels AS preferred, s.suppressed, p.devices
 FROM due d
 LEFT JOIN store.recipients r ON r.tenant_id = d.tenant_id AND r.id = d.recipient_id
 LEFT JOIN LATERAL (

@@ -9,7 +9,7 @@ WITH added AS (
     INSERT INTO store.suppressions (tenant_id, channel, address, scope, reason, detail, source)
     VALUES (%(tenant_id)s, %(channel)s, store.normalise_address(%(channel)s, %(address)s), %(scope)s, %(reason)s,
             %(detail)s, %(source)s)
-    ON CONFLICT (tenant_id, channel, address, scope) WHERE lifted_at IS NULL DO NOTHING
+    ON CONFLICT DO NOTHING
     RETURNING *
 ), audited AS (
     INSERT INTO store.audit_log (actor, action, tenant_id, target, reason, data)
@@ -27,6 +27,7 @@ WHERE tenant_id = %(tenant_id)s
   AND channel = %(channel)s
   AND address = store.normalise_address(%(channel)s, %(address)s)
   AND scope = %(scope)s
+  AND (reason = 'opted_out') = (%(reason)s = 'opted_out')
   AND lifted_at IS NULL;
 
 -- name: get

@@ -25,7 +25,8 @@ COMMENT ON COLUMN reporting.suppressions.address IS 'The address, masked';
 COMMENT ON COLUMN reporting.suppressions.domain IS 'The domain of an email address';
 COMMENT ON COLUMN reporting.suppressions.scope IS 'all, or the one category it covers';
 COMMENT ON COLUMN reporting.suppressions.reason IS
-    'hard_bounce, soft_bounces, complaint, unsubscribe, provider_suppressed (on the provider''s own list) or manual';
+    'hard_bounce, soft_bounces, complaint, unsubscribe, opted_out (STOP), provider_suppressed (on the provider''s own list) or '
+    'manual; opted_out stands beside the others';
 COMMENT ON COLUMN reporting.suppressions.detail IS 'What was said: the receiving server''s words, or a person''s';
 COMMENT ON COLUMN reporting.suppressions.source IS 'Who asked for it: provider, recipient, operator or api';
 COMMENT ON COLUMN reporting.suppressions.delivery_id IS 'The delivery that led to it, if one did';

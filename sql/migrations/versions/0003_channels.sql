@@ -64,6 +64,45 @@ ALTER TABLE store.suppressions DROP CONSTRAINT suppressions_reason_check;
 ALTER TABLE store.suppressions ADD CONSTRAINT suppressions_reason_check
     CHECK (reason IN ('hard_bounce', 'soft_bounces', 'complaint', 'unsubscribe', 'opted_out', 'provider_suppressed', 'manual'));
 
+-- One address, one spelling: a number that was stored before numbers were brought into one form, or that a person types into
+-- psql, is the number that says STOP. The id of a device or an endpoint is text here, and has one spelling too.
+CREATE OR REPLACE FUNCTION store.normalise_address(channel text, address text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE channel
+    WHEN 'email' THEN lower(btrim(address))
+    WHEN 'sms' THEN regexp_replace(address, '[\s()./\u00a0\u2010-\u2015-]', '', 'g')
+    WHEN 'in_app' THEN btrim(address)
+    ELSE lower(btrim(address))
+END;
+-- Of two that turn out to be one, the first stands.
+UPDATE store.suppressions s
+SET address = store.normalise_address(s.channel, s.address),
+    lifted_at = coalesce(s.lifted_at, twin.at),
+    lifted_by = coalesce(s.lifted_by, twin.who),
+    lift_reason = coalesce(s.lift_reason, twin.why)
+FROM (
+    SELECT o.id, t.at, t.who, t.why
+    FROM store.suppressions o
+    LEFT JOIN LATERAL (
+        SELECT now() AS at, 'landed' AS who, 'another suppression is of the same address' AS why
+        FROM store.suppressions e
+        WHERE e.tenant_id = o.tenant_id AND e.channel = o.channel AND e.scope = o.scope AND e.id <> o.id
+          AND e.lifted_at IS NULL
+          AND store.normalise_address(e.channel, e.address) = store.normalise_address(o.channel, o.address)
+          AND (e.id < o.id OR e.address = store.normalise_address(e.channel, e.address))
+        LIMIT 1
+    ) AS t ON true
+    WHERE o.address <> store.normalise_address(o.channel, o.address)
+) AS twin
+WHERE s.id = twin.id;
+DELETE FROM store.soft_bounces b WHERE b.address <> store.normalise_address(b.channel, b.address);
+
+-- Only START undoes a STOP, and START undoes nothing else: an opt-out stands beside a bounce or a person's block, and neither
+-- hides the other.
+DROP INDEX store.suppressions_active;
+CREATE UNIQUE INDEX suppressions_active ON store.suppressions (tenant_id, channel, address, scope, (reason = 'opted_out'))
+    WHERE lifted_at IS NULL;
+
 -- Who said STOP or START to which of our numbers, and through whom we heard it (R-135). The suppression is what holds;
 -- this is the record that explains it.
 CREATE TABLE store.consents (
@@ -85,13 +124,18 @@ COMMENT ON TABLE store.consents IS
     'Opt-outs and opt-ins in the words of the address''s owner. A number is shared by all tenants that send from it, and so '
     'is its opt-out';
 
--- A tenant that comes later shares the numbers too.
+-- A tenant that comes later shares the numbers too. Whoever writes an opt-out shares this lock before looking at which tenants
+-- there are: so the one or the other is seen, whichever commits first.
 CREATE FUNCTION store.inherit_opt_outs() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
+    PERFORM pg_advisory_xact_lock(14, 0);
     INSERT INTO store.suppressions (tenant_id, channel, address, reason, detail, source)
-    SELECT DISTINCT NEW.id, s.channel, s.address, s.reason, 'said before this tenant was there', s.source
+    SELECT DISTINCT ON (s.channel, s.address)
+           NEW.id, s.channel, s.address, s.reason, 'said before this tenant was there', s.source
     FROM store.suppressions s
-    WHERE s.reason = 'opted_out' AND s.scope = 'all' AND s.lifted_at IS NULL;
+    WHERE s.reason = 'opted_out' AND s.scope = 'all' AND s.lifted_at IS NULL
+    ORDER BY s.channel, s.address, s.id
+    ON CONFLICT DO NOTHING;
     RETURN NULL;
 END
 $$;

@@ -1,0 +1,352 @@
+"""What every channel promises while several transactions are at work: opt-outs against claims, locks in one order.
+
+A race is written as named steps on two connections: who is made to wait is waited for, never for a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection
+from psycopg.rows import dict_row
+
+from app.db import Database
+from app.domain.models import Evidence, EvidenceKind
+from app.flows.apply import apply
+from app.settings import Settings
+from app.store import dispatch, inbound, suppressions
+from tests.factories import make_delivery, make_suppression, make_tenant
+
+K = EvidenceKind
+NOW = datetime.now(UTC).replace(microsecond=0)
+PHONE = "+4915112345678"
+LANE = "sms.transactional.default"
+PATIENCE_SECONDS = 60
+
+
+@pytest.fixture
+async def db(dsn: str) -> AsyncIterator[Database]:
+    async with Database(dsn, name="landed tests", size_max=20) as database:
+        yield database
+
+
+@pytest.fixture
+async def seed(dsn: str) -> AsyncIterator[AsyncConnection]:
+    """Another session, whose every statement commits."""
+    async with await AsyncConnection.connect(dsn, autocommit=True) as connection:
+        yield connection
+
+
+async def rows(conn: AsyncConnection, statement: str, *parameters: Any) -> list[dict[str, Any]]:
+    async with conn.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(statement, parameters)  # type: ignore[arg-type]
+        return await cursor.fetchall()
+
+
+async def until(condition: Callable[[], Awaitable[Any]]) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not await condition():  # noqa: ASYNC110 - the condition lies in the database
+            await asyncio.sleep(0.005)
+
+
+async def waits_for_a_lock(watcher: AsyncConnection, blocked: AsyncConnection) -> None:
+    """Returns when it does."""
+    await until(lambda: rows(watcher, f"{WAITING} AND pid = %s", blocked.info.backend_pid))
+
+
+async def somebody_waits(watcher: AsyncConnection) -> None:
+    await until(lambda: rows(watcher, WAITING))
+
+
+WAITING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
+async def claim(conn: AsyncConnection, *, lane: str = LANE, provider: str = "twilio") -> list[dispatch.Claimed]:
+    _, claimed = await dispatch.claim(
+        conn,
+        lane=lane,
+        provider=provider,
+        region="local",
+        worker_id=uuid4(),
+        limit=100,
+        retry_share=0.3,
+        lease_seconds=60,
+    )
+    return claimed
+
+
+async def waiting_text(seed: AsyncConnection, *, address: str = PHONE, tenant_id: int | None = None) -> Any:
+    """A text message that is due."""
+    tenant_id = tenant_id or (await make_tenant(seed)).id
+    return await make_delivery(seed, tenant_id=tenant_id, channel="sms", lane=LANE, address=address)
+
+
+async def the_row(seed: AsyncConnection, delivery: Any) -> tuple[str, str | None, int]:
+    [row] = await rows(seed, "SELECT state, reason, attempt_no FROM store.deliveries WHERE id = %s", delivery.id)
+    return row["state"], row["reason"], row["attempt_no"]
+
+
+def said(kind: EvidenceKind, *, at: datetime = NOW, address: str | None = PHONE) -> Evidence:
+    return Evidence(kind, f"inbound:{uuid4()}", at, address=address, data={"inbound": True})
+
+
+async def tell(db: Database, *facts: Evidence, provider: str = "twilio", source: str = "provider") -> None:
+    async with db.transaction() as conn:
+        await inbound.store_events(conn, provider=provider, source=source, evidence=facts, raw=b"{}")
+
+
+async def apply_all(db: Database, settings: Settings | None = None) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while await apply(db, settings or Settings(), limit=500):
+            pass
+
+
+async def blocks(seed: AsyncConnection, *, address: str = PHONE) -> set[tuple[int, str]]:
+    found = await rows(
+        seed,
+        "SELECT tenant_id, reason FROM store.suppressions WHERE channel = 'sms' AND address = %s AND lifted_at IS NULL",
+        address,
+    )
+    return {(row["tenant_id"], row["reason"]) for row in found}
+
+
+# -- STOP and a claim at the same moment (I11) -------------------------------------------------------------------
+
+
+async def test_a_claim_that_looked_first_sends_and_the_stop_waits_for_its_commit(db, seed, dsn):
+    delivery = await waiting_text(seed)
+    await tell(db, said(K.OPTED_OUT))
+    async with await AsyncConnection.connect(dsn) as claimer:
+        assert [claimed.id for claimed in await claim(claimer)] == [delivery.id]
+        stopping = asyncio.create_task(apply(db, Settings(), limit=10))
+        await somebody_waits(seed)
+        assert await blocks(seed) == set()
+        await claimer.commit()
+        await stopping
+    assert await blocks(seed) == {(delivery.tenant_id, "opted_out")}
+    assert (await the_row(seed, delivery))[0] == "sending"  # its intent was committed before the opt-out
+
+
+async def test_a_stop_that_commits_first_leaves_the_claim_that_waited_no_attempt(db, seed, dsn):
+    delivery = await waiting_text(seed)
+    await tell(db, said(K.OPTED_OUT))
+    async with (
+        await AsyncConnection.connect(dsn) as claimer,
+        await AsyncConnection.connect(dsn) as holder,
+    ):
+        # Whoever holds a consent's number back holds the opt-out back at its last step but one.
+        await holder.execute("LOCK TABLE store.suppressions IN SHARE ROW EXCLUSIVE MODE")
+        stopping = asyncio.create_task(apply(db, Settings(), limit=10))
+        await somebody_waits(seed)
+        claiming = asyncio.create_task(claim(claimer))
+        await waits_for_a_lock(seed, claimer)
+        await holder.commit()
+        await stopping
+        assert await claiming == []
+        await claimer.commit()
+    assert await the_row(seed, delivery) == ("suppressed", "suppressed:opted_out", 0)
+    assert await rows(seed, "SELECT FROM store.attempts") == []
+
+
+SPELLINGS = [
+    "+49 1511 2345678",
+    "+49 (1511) 234-5678",
+    "+49.1511.2345678",
+    " +4915112345678 ",
+    "+49\u00a01511\u2011234\u20115678",
+]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+async def test_a_number_is_the_same_number_however_it_was_stored(db, seed, dsn, spelling):
+    """Of a time before numbers were brought into one form, or of an import by SQL."""
+    delivery = await waiting_text(seed, address=spelling)
+    await tell(db, said(K.OPTED_OUT))
+    await apply_all(db)
+    async with db.transaction() as conn:
+        assert await claim(conn) == []
+    assert await the_row(seed, delivery) == ("suppressed", "suppressed:opted_out", 0)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+async def test_an_operators_block_of_a_number_holds_however_they_spell_it(db, seed, spelling):
+    delivery = await waiting_text(seed)
+    [tenant] = await rows(seed, "SELECT name FROM store.tenants WHERE id = %s", delivery.tenant_id)
+    await seed.execute("SELECT landed.suppress(%s, 'sms', %s, 'asked by telephone')", (tenant["name"], spelling))
+    async with db.transaction() as conn:
+        assert await claim(conn) == []
+    assert await the_row(seed, delivery) == ("suppressed", "suppressed:manual", 0)
+    cursor = await seed.execute("SELECT landed.unsuppress(%s, 'sms', %s, 'asked back')", (tenant["name"], spelling))
+    assert await cursor.fetchone() == (True,)
+
+
+async def test_what_is_no_number_is_not_taken_for_one(seed):
+    tenant = await make_tenant(seed)
+    for nothing in ("0151 12345678", "AMAZON", "()", "+49"):
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match="address"):
+            await seed.execute("SELECT landed.suppress(%s, 'sms', %s, 'why')", (tenant.name, nothing))
+
+
+# -- STOP and START in the order they were said (I16) --------------------------------------------------------------
+
+
+LATER = NOW + timedelta(minutes=5)
+
+
+async def test_a_start_that_comes_late_does_not_undo_the_stop_after_it(db, seed):
+    tenant = await make_tenant(seed)
+    await tell(db, said(K.OPTED_OUT, at=LATER))
+    await apply_all(db)
+    await tell(db, said(K.OPTED_IN, at=NOW))
+    await apply_all(db)
+    assert await blocks(seed) == {(tenant.id, "opted_out")}
+
+
+async def test_a_stop_that_comes_late_does_not_undo_the_start_after_it(db, seed):
+    await make_tenant(seed)
+    await tell(db, said(K.OPTED_IN, at=LATER))
+    await apply_all(db)
+    await tell(db, said(K.OPTED_OUT, at=NOW))
+    await apply_all(db)
+    assert await blocks(seed) == set()
+    assert len(await rows(seed, "SELECT FROM store.consents")) == 2
+
+
+async def test_of_two_at_the_same_second_the_wish_to_be_left_alone_counts(db, seed):
+    tenant = await make_tenant(seed)
+    for first, second in ((K.OPTED_IN, K.OPTED_OUT), (K.OPTED_OUT, K.OPTED_IN)):
+        address = f"+4915112345{first == K.OPTED_IN:d}00"
+        await tell(db, said(first, address=address))
+        await apply_all(db)
+        await tell(db, said(second, address=address))
+        await apply_all(db)
+        assert await blocks(seed, address=address) == {(tenant.id, "opted_out")}
+
+
+async def test_what_an_operator_lifted_stays_lifted_when_something_older_is_told(db, seed):
+    tenant = await make_tenant(seed)
+    await tell(db, said(K.OPTED_OUT, at=LATER))
+    await apply_all(db)
+    await seed.execute("SELECT landed.unsuppress(%s, 'sms', %s, 'they called us')", (tenant.name, PHONE))
+    await tell(db, said(K.OPTED_IN, at=NOW), said(K.OPTED_OUT, at=NOW - timedelta(minutes=1)))
+    await apply_all(db)
+    assert await blocks(seed) == set()
+    await tell(db, said(K.OPTED_OUT, at=LATER + timedelta(minutes=1)))
+    await apply_all(db)
+    assert await blocks(seed) == {(tenant.id, "opted_out")}
+
+
+# -- STOP beside other reasons -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reason", ["manual", "hard_bounce", "provider_suppressed"])
+async def test_start_frees_from_stop_and_from_nothing_else_whichever_came_first(db, seed, reason):
+    tenant = await make_tenant(seed)
+    await make_suppression(seed, tenant_id=tenant.id, channel="sms", address=PHONE, reason=reason)
+    await tell(db, said(K.OPTED_OUT))
+    await apply_all(db)
+    await tell(db, said(K.OPTED_IN, at=LATER))
+    await apply_all(db)
+    assert await blocks(seed) == {(tenant.id, reason)}
+
+
+async def test_a_block_by_hand_after_a_stop_outlives_the_start(db, seed):
+    tenant = await make_tenant(seed)
+    await tell(db, said(K.OPTED_OUT))
+    await apply_all(db)
+    await seed.execute("SELECT landed.suppress(%s, 'sms', %s, 'fraud')", (tenant.name, PHONE))
+    await tell(db, said(K.OPTED_IN, at=LATER))
+    await apply_all(db)
+    assert await blocks(seed) == {(tenant.id, "manual")}
+
+
+async def test_lifting_a_bounce_does_not_lift_the_stop_that_came_after_it(db, seed):
+    """What people are shown, and lift, is the bounce."""
+    tenant = await make_tenant(seed)
+    bounce = await make_suppression(seed, tenant_id=tenant.id, channel="sms", address=PHONE, reason="hard_bounce")
+    await tell(db, said(K.OPTED_OUT))
+    await apply_all(db)
+    async with db.transaction() as conn:
+        found = await suppressions.get(conn, tenant.id, bounce.id)
+        assert found is not None
+        await suppressions.lift(conn, tenant.id, found, reason="number is back", actor="api key 1")
+    assert await blocks(seed) == {(tenant.id, "opted_out")}
+
+
+async def test_by_psql_everything_of_an_address_is_lifted_and_each_is_audited(db, seed):
+    tenant = await make_tenant(seed)
+    await make_suppression(seed, tenant_id=tenant.id, channel="sms", address=PHONE, reason="hard_bounce")
+    await tell(db, said(K.OPTED_OUT))
+    await apply_all(db)
+    cursor = await seed.execute("SELECT landed.unsuppress(%s, 'sms', %s, 'they called us')", (tenant.name, PHONE))
+    assert await cursor.fetchone() == (True,)
+    assert await blocks(seed) == set()
+    audited = await rows(
+        seed, "SELECT data ->> 'suppressed_for' AS why FROM store.audit_log WHERE action = 'unsuppress'"
+    )
+    assert sorted(row["why"] for row in audited) == ["hard_bounce", "opted_out"]
+
+
+async def test_a_providers_stop_is_kept_beside_a_bounce(db, seed):
+    """Its code for a blocked number is an opt-out like any other, whatever we held against the number before."""
+    delivery = await waiting_text(seed)
+    await make_suppression(seed, tenant_id=delivery.tenant_id, channel="sms", address=PHONE, reason="soft_bounces")
+    async with db.transaction() as conn:
+        await inbound.lock_addresses(conn, [(delivery.tenant_id, "sms", PHONE)])
+        refused = dispatch.RefusedAddress(delivery.tenant_id, "sms", PHONE, "opted_out", "21610", delivery.id)
+        await dispatch.suppress_refused(conn, [refused])
+    assert await blocks(seed) == {(delivery.tenant_id, "soft_bounces"), (delivery.tenant_id, "opted_out")}
+
+
+# -- A tenant that comes while somebody says STOP ------------------------------------------------------------------
+
+
+async def test_a_tenant_that_is_made_while_a_stop_is_written_is_bound_by_it(db, seed, dsn):
+    await make_tenant(seed)
+    await tell(db, said(K.OPTED_OUT))
+    async with await AsyncConnection.connect(dsn) as founder, await AsyncConnection.connect(dsn) as holder:
+        await holder.execute("LOCK TABLE store.inbound_events IN SHARE MODE")  # apply settles last
+        stopping = asyncio.create_task(apply(db, Settings(), limit=10))
+        await somebody_waits(seed)
+        founding = asyncio.create_task(make_tenant(founder))
+        await until(partial(done_or_waiting, seed, founding, 2))
+        await holder.commit()
+        await stopping
+        newcomer = await founding
+        await founder.commit()
+    assert (newcomer.id, "opted_out") in await blocks(seed)
+
+
+async def done_or_waiting(watcher: AsyncConnection, task: asyncio.Task[Any], waiting: int) -> bool:
+    return task.done() or len(await rows(watcher, WAITING)) >= waiting
+
+
+async def test_a_tenant_that_is_made_before_a_stop_commits_first_and_is_bound_by_it(db, seed, dsn):
+    await make_tenant(seed)
+    await tell(db, said(K.OPTED_OUT))
+    async with await AsyncConnection.connect(dsn) as founder:
+        newcomer = await make_tenant(founder)
+        stopping = asyncio.create_task(apply(db, Settings(), limit=10))
+        await until(partial(done_or_waiting, seed, stopping, 1))
+        await founder.commit()
+        await stopping
+    assert (newcomer.id, "opted_out") in await blocks(seed)
+
+
+async def test_a_number_that_was_heard_of_in_two_ways_keeps_no_tenant_from_coming(seed):
+    for source in ("recipient", "provider"):
+        tenant = await make_tenant(seed)
+        values = {"tenant_id": tenant.id, "channel": "sms", "address": PHONE, "reason": "opted_out", "source": source}
+        if (tenant.id, "opted_out") in await blocks(seed):
+            await seed.execute("UPDATE store.suppressions SET source = %s WHERE tenant_id = %s", (source, tenant.id))
+        else:
+            await make_suppression(seed, **values)
+    newcomer = await make_tenant(seed)
+    assert (newcomer.id, "opted_out") in await blocks(seed)
