@@ -19,8 +19,6 @@ from uuid import UUID, uuid4
 
 import httpx
 import psycopg
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
@@ -53,11 +51,6 @@ TIMES = {
 }
 SETTLE_SECONDS = 1.0  # the sandbox knows at once what it took; a call that is over was taken or it was not
 
-VAPID_KEY = (
-    ec.generate_private_key(ec.SECP256R1())
-    .private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    .decode()
-)
 TWILIO_ACCOUNT, TWILIO_TOKEN = "AC" + "5a" * 16, "sandbox-auth-token"  # the sandbox's own defaults
 
 TEMPLATES = {
@@ -141,7 +134,7 @@ class System:
         """speed and further options are the sandbox's; environment overrides settings. vendor: who carries email or
         text messages in place of Mailgun or Twilio. The second worker is not started by itself."""
         port = free_port()
-        smtp_port = free_port() if vendor == "smtp" else 0
+        smtp_port, apns_port = free_port() if vendor == "smtp" else 0, free_port()
         self.vendor = vendor
         self.url = f"http://127.0.0.1:{port}"
         self.dsn = dsn
@@ -149,9 +142,9 @@ class System:
             directory / "ledger.jsonl",
             webhook_base_url=f"{self.url}/api/v1/webhooks",
             speed=speed,
-            **{"hold_seconds": 5, **({"smtp_port": smtp_port} if smtp_port else {}), **sandbox},
+            **{"hold_seconds": 5, "smtp_port": smtp_port, "apns_port": apns_port, **sandbox},
         )
-        settings = self._settings(directory, port, smtp_port) | (environment or {})
+        settings = self._settings(directory, port, smtp_port, apns_port) | (environment or {})
         self.api = Program("app.api.server", settings, directory / "api.out")
         self.worker = Program(worker_module, settings, directory / "worker.out")
         self.second_worker = Program(worker_module, settings, directory / "worker-2.out")
@@ -159,7 +152,7 @@ class System:
         self.tenant_id = 0
         self.client = httpx.Client(base_url=f"{self.url}/api/v1", timeout=30)
 
-    def _settings(self, directory: Path, port: int, smtp_port: int) -> dict[str, str]:
+    def _settings(self, directory: Path, port: int, smtp_port: int, apns_port: int) -> dict[str, str]:
         account = {
             "adapter": "mailgun",
             "domain": self.sandbox.domain,
@@ -176,14 +169,32 @@ class System:
             "base_url": self.sandbox.url,
             "lookup_settle_seconds": SETTLE_SECONDS,
         }
-        browsers = {
-            "adapter": "web-push",
-            "private_key": VAPID_KEY,
-            "subject": "mailto:ops@example.com",
-            "allow_loopback": True,
+        keys = self.sandbox.ledger_path.with_suffix(".keys")
+        pushes = {
+            "apns": {
+                "adapter": "apns",
+                "key_id": "SANDBOXKEY",
+                "team_id": "SANDBOXTEM",
+                "topic": "test.landed.app",
+                "key_file": str(keys / "apns.p8"),
+                "base_url": f"https://127.0.0.1:{apns_port}",
+                "trust": str(self.sandbox.ca_path),
+            },
+            "fcm": {
+                "adapter": "fcm",
+                "service_account_file": str(keys / "fcm-service-account.json"),
+                "base_url": self.sandbox.url,
+            },
+            "browsers": {
+                "adapter": "web-push",
+                "private_key_file": str(keys / "vapid.pem"),
+                "subject": "mailto:ops@example.com",
+                "allow_loopback": True,
+            },
         }
-        providers: dict[str, Any] = {"mailgun": account, "twilio": texts, "browsers": browsers}
-        routes = {"email": ["mailgun"], "sms": ["twilio"], "push.web": ["browsers"]}
+        providers: dict[str, Any] = {"mailgun": account, "twilio": texts, **pushes}
+        routes = {"email": ["mailgun"], "sms": ["twilio"]}
+        routes |= {"push.ios": ["apns"], "push.android": ["fcm"], "push.web": ["browsers"]}
         if self.vendor is not None:
             providers[self.vendor] = vendors.account(
                 self.vendor, self.sandbox, smtp_port=smtp_port, settle_seconds=SETTLE_SECONDS
@@ -211,12 +222,9 @@ class System:
     def __enter__(self) -> Self:
         try:
             self._seed()
-            if self.vendor == "smtp":
-                self.sandbox.start()  # it makes the certificate that the worker is to trust
+            self.sandbox.start()  # it makes the keys and the certificate that the others read
             self.worker.start()
             self.api.start()
-            if self.vendor != "smtp":
-                self.sandbox.start()
             self.wait_for_api()
             self.wait_for_worker()
         except BaseException:

@@ -121,6 +121,72 @@ def test_what_is_sent_after_stop_is_recorded_and_never_leaves(system: System) ->
     assert (delivery["reason"], delivery["attempts"]) == ("suppressed:opted_out", 0)
 
 
+# -- push ----------------------------------------------------------------------------------------------------
+
+# What the sandbox plays, by the beginning of an APNs token.
+APNS = {"": "a1b2", "silent": "5a00", "opens": "5a01", "timeout-after-accept": "5a11", "unregistered": "5a25"}
+
+
+def with_device(system: System, platform: str, script: str) -> str:
+    """A recipient with one device that plays the script."""
+    recipient = system.reachable()
+    device: dict[str, Any] = {"user_id": recipient, "platform": platform}
+    if platform == "web":
+        answer = httpx.get(f"{system.sandbox.url}/sandbox/push/subscription", params={"script": script or "ok"})
+        device["subscription"] = answer.raise_for_status().json()
+    elif platform == "ios":
+        device["device_token"] = APNS[script] + uuid4().hex * 2
+    else:
+        device["device_token"] = f"{script or 'phone'}:{uuid4().hex}"
+    system.client.post("/devices/register", json=device).raise_for_status()
+    return recipient
+
+
+def live_devices(system: System, recipient: str) -> int:
+    return len(system.rows("SELECT FROM store.devices WHERE recipient_id = %s AND retired_at IS NULL", recipient))
+
+
+PLATFORMS = ("ios", "android", "web")
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_a_push_is_delivered_when_the_device_says_so(system: System, platform: str) -> None:
+    notification = system.notify(with_device(system, platform, "opens"), "push")
+    delivery = system.delivered_as(notification, "delivered")
+    system.wait_for_kind(notification, "provider_opened")
+    assert (delivery["attempts"], system.times_sent(notification)) == (1, 1)
+    proof = [entry for entry in system.timeline(notification) if entry["kind"] == "provider_delivered"]
+    assert {entry["source"] for entry in proof} == {"device"}
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_a_push_that_was_taken_and_not_answered_is_proven_by_the_device_and_not_sent_again(
+    system: System, platform: str
+) -> None:
+    notification = system.notify(with_device(system, platform, "timeout-after-accept"), "push")
+    delivery = system.delivered_as(notification, "delivered")
+    assert (delivery["attempts"], system.times_sent(notification)) == (1, 1)
+    system.wait_for_kind(notification, "attempt_unknown")
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_a_dead_token_is_removed_at_once_and_a_person_without_a_device_is_a_recorded_end(
+    system: System, platform: str
+) -> None:
+    recipient = with_device(system, platform, "unregistered")
+    delivery = system.delivered_as(system.notify(recipient, "push"), "failed")
+    assert (delivery["reason"], delivery["attempts"]) == ("recipient_invalid", 1)
+    wait_until(lambda: live_devices(system, recipient) == 0, what="the token's removal")
+    again = system.delivered_as(system.notify(recipient, "push"), "failed")
+    assert (again["reason"], again["attempts"]) == ("no_device", 0)
+
+
+def test_a_device_that_never_says_a_word_leaves_the_push_at_sent(system: System) -> None:
+    notification = system.notify(with_device(system, "ios", "silent"), "push")
+    assert system.delivered_as(notification, "sent", "delivered")["state"] == "sent"
+    assert system.times_sent(notification) == 1
+
+
 # -- the inbox -----------------------------------------------------------------------------------------------
 
 
