@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+from app.sandbox.endpoints.merchant import Merchant
+from app.sandbox.endpoints.rooms import Discord, Slack, Teams
 from app.sandbox.mailgun.protocol import Mailgun
 from app.sandbox.postmark.protocol import Postmark
 from app.sandbox.protocol import Protocol
@@ -22,6 +24,11 @@ from app.sandbox.smtp.protocol import Smtp
 PROTOCOLS: Final[Mapping[str, type[Protocol]]] = MappingProxyType(
     {
         kind.name: kind
-        for kind in (Mailgun, Ses, SendGrid, Postmark, Smtp, Twilio, Sinch, Vonage, Apns, Fcm, WebPush)
+        for kind in (
+            *(Mailgun, Ses, SendGrid, Postmark, Smtp),
+            *(Twilio, Sinch, Vonage),
+            *(Apns, Fcm, WebPush),
+            *(Merchant, Slack, Discord, Teams),
+        )
     }
 )

@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.sandbox.calls import Call, Do, Draft, Verdict
 from app.sandbox.config import setting
+from app.sandbox.keys import read_ec_key
 from app.sandbox.push.devices import PushService, first, strings
 from app.sandbox.push.h2 import Listener, Stream
-from app.sandbox.push.keys import read_ec_key
 from app.sandbox.push.scripts import GO_AWAY, SERVER_ERROR, TOKEN_UPDATES, UNREGISTERED, UNREGISTERED_BEFORE
 from app.sandbox.scripting import SLOW_ANSWER_SECONDS, Reason
 

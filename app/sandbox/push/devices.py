@@ -21,8 +21,8 @@ from litestar.types import ControllerRouterHandler
 from app.sandbox.calls import Draft
 from app.sandbox.emails import events_of, landed_ids, message_at
 from app.sandbox.httpapi import AnyRequest
+from app.sandbox.keys import KeyFiles
 from app.sandbox.protocol import Happening, Outgoing, Posting, Protocol
-from app.sandbox.push.keys import KeyFiles
 from app.sandbox.push.scripts import PUSH, REPLACED
 from app.sandbox.runtime import Sandbox
 from app.sandbox.scripting import Step

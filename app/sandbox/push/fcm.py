@@ -20,8 +20,8 @@ from litestar.types import ASGIApp
 
 from app.sandbox.config import setting
 from app.sandbox.httpapi import AnyRequest, HttpProtocol, answer, as_json, captive_page, is_same, protocol_of, take
+from app.sandbox.keys import base64url
 from app.sandbox.push.devices import PushService, first, strings
-from app.sandbox.push.keys import base64url
 from app.sandbox.push.scripts import SERVER_ERROR, THIRD_PARTY_AUTH, UNREGISTERED
 from app.sandbox.scripting import RATE_LIMIT_SECONDS, Reason
 from app.sandbox.world import Message

@@ -34,8 +34,8 @@ from app.sandbox.httpapi import (
     protocol_of,
     take,
 )
+from app.sandbox.keys import base64url, derived_ec_key, from_base64url, raw_public_key
 from app.sandbox.push.devices import PushService, first, strings
-from app.sandbox.push.keys import base64url, derived_ec_key, from_base64url, raw_public_key
 from app.sandbox.push.scripts import SERVER_ERROR, UNREGISTERED
 from app.sandbox.scripting import RATE_LIMIT_SECONDS, Reason
 from app.sandbox.world import Message

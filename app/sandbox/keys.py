@@ -1,7 +1,8 @@
-"""The keys that push needs, as files beside the ledger: made once, so that who was given them can go on using them.
+"""The keys of push and of merchants, as files beside the ledger: kept, so that who was given them can go on using them.
 
 Landed and other callers are pointed at ``apns.p8``, ``fcm-service-account.json`` and ``vapid.pem``. ``seed`` stays
-here: the keys of the subscriptions and the bearer tokens of FCM come from it.
+here: the keys of the subscriptions and the bearer tokens of FCM come from it. So does ``merchants.json``, the secrets
+that merchants were told.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ APNS_KEY: Final = "apns.p8"
 FCM_ACCOUNT: Final = "fcm-service-account.json"
 VAPID_KEY: Final = "vapid.pem"
 SEED: Final = "seed"
+MERCHANTS: Final = "merchants.json"
 
 SEED_BYTES: Final = 32
 RSA_BITS: Final = 2048
@@ -55,6 +57,14 @@ class KeyFiles:
             self._write(FCM_ACCOUNT, _indented(account))
         return account
 
+    def merchants(self) -> dict[str, list[str]]:
+        """The secrets that each merchant knows, by its name."""
+        return msgspec.json.decode(self._file(MERCHANTS, lambda: b"{}"), type=dict[str, list[str]])
+
+    def keep_merchant(self, name: str, known: list[str]) -> None:
+        """Let a merchant know these secrets, in place of those before."""
+        self._write(MERCHANTS, msgspec.json.encode(self.merchants() | {name: known}))
+
     def secret(self, purpose: str, length: int = 32) -> bytes:
         """Bytes for one purpose, the same after a restart (RFC 5869)."""
         seed = self._file(SEED, lambda: os.urandom(SEED_BYTES))
@@ -77,9 +87,10 @@ class KeyFiles:
     def _file(self, name: str, make: Callable[[], bytes]) -> bytes:
         if name not in self._read:
             path = self.path(name)
-            if not path.exists():
+            if path.exists():
+                self._read[name] = path.read_bytes()
+            else:
                 self._write(name, make())
-            self._read[name] = path.read_bytes()
         return self._read[name]
 
     def _write(self, name: str, content: bytes) -> None:
@@ -90,6 +101,7 @@ class KeyFiles:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(content)
         draft.replace(path)
+        self._read[name] = content
 
 
 def read_ec_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
