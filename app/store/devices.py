@@ -15,6 +15,7 @@ from app.store._queries import columns, load
 _q = load("devices")
 LOCK = _q["lock"]
 RECIPIENT_EXISTS = _q["recipient_exists"]
+LOCK_DEVICES = _q["lock_devices"]
 FIND_OWN = _q["find_own"]
 TAKE_OVER = _q["take_over"]
 RENEW = _q["renew"]
@@ -114,6 +115,7 @@ async def register(conn: Connection, registration: Registration) -> tuple[Regist
     if (await conn.execute(RECIPIENT_EXISTS, values)).rowcount == 0:
         return None
     await conn.execute(LOCK, values)
+    await conn.execute(LOCK_DEVICES, values)
     own = await (await conn.execute(FIND_OWN, values)).fetchone()
     values |= {"own": own[0] if own else None, "devices_max": DEVICES_MAX}
     await conn.execute(TAKE_OVER, values)

@@ -18,9 +18,19 @@ WHERE tenant_id = %(tenant_id)s
   AND id = %(recipient_id)s
 FOR KEY SHARE;
 
+-- name: lock_devices
+-- Whatever the registration may change, in the order of the ids as everyone takes them: people who exchange their devices
+-- at the same moment do not wait for each other in a circle.
+SELECT
+FROM store.devices
+WHERE tenant_id = %(tenant_id)s
+  AND retired_at IS NULL
+  AND (recipient_id = %(recipient_id)s OR (platform = %(platform)s AND token = %(token)s))
+ORDER BY id
+FOR UPDATE;
+
 -- name: find_own
--- The row that this device has already: by the app's own name for it, else by its token. Locked, and so looked at again
--- if another registration is just changing it.
+-- The row that this device has already: by the app's own name for it, else by its token.
 SELECT id
 FROM store.devices
 WHERE tenant_id = %(tenant_id)s
@@ -29,8 +39,7 @@ WHERE tenant_id = %(tenant_id)s
   AND retired_at IS NULL
   AND (device_key = %(device_key)s OR token = %(token)s)
 ORDER BY (device_key = %(device_key)s) IS TRUE DESC
-LIMIT 1
-FOR UPDATE;
+LIMIT 1;
 
 -- name: take_over
 -- Nobody else keeps the token: on a device that changes hands, who signed in last gets the messages.
@@ -75,8 +84,7 @@ WHERE id IN (
       AND recipient_id = %(recipient_id)s
       AND retired_at IS NULL
     ORDER BY registered_at DESC, id DESC
-    OFFSET %(devices_max)s
-    FOR UPDATE)
+    OFFSET %(devices_max)s)
   AND retired_at IS NULL;
 
 -- name: list_live
