@@ -78,8 +78,11 @@ class Client:
     def put(self, path: str, body: object) -> Any:
         return self._answer("PUT", path, json=body)
 
-    def post(self, path: str, body: object = None, *, headers: dict[str, str] | None = None) -> Any:
-        return self._answer("POST", path, json={} if body is None else body, headers=headers)
+    def post(self, path: str, body: object = None, *, headers: dict[str, str] | None = None, **parameters: Any) -> Any:
+        return self._answer("POST", path, json={} if body is None else body, headers=headers, params=parameters)
+
+    def delete(self, path: str) -> None:
+        self._answer("DELETE", path)
 
     def pages(self, path: str, **parameters: Any) -> list[Any]:
         """The items of all pages."""
@@ -98,7 +101,7 @@ class Client:
         except httpx.TransportError as error:
             raise Unreachable(f"no answer from {self.url}: {error}") from error
         if response.is_success:
-            return response.json()
+            return response.json() if response.content else None
         raise (Unreachable if response.status_code == 503 else Refused)(_problem(response))
 
 

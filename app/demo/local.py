@@ -28,6 +28,21 @@ DEATHS_MAX = 3  # dying so often before it ever served, it will not do better
 GRACE_BEYOND_SECONDS = 5.0  # what a process has, on top of its own grace, before it is killed
 SANDBOX_GRACE_SECONDS = 5.0
 SANDBOX_SPEED = 3
+ROUTES = {
+    "email": ["mailgun"],
+    "sms": ["twilio"],
+    "push.ios": ["apns"],
+    "push.android": ["fcm"],
+    "push.web": ["web_push"],
+}
+# The sandbox's own defaults: nothing here is a secret.
+MAILGUN_KEYS = {
+    "DOMAIN": "sandbox.landed.test",
+    "API_KEY": "sandbox-api-key",
+    "SIGNING_KEY": "sandbox-signing-key",
+}
+TWILIO = {"account_sid": "AC" + "5a" * 16, "auth_token": "sandbox-auth-token", "sender": "+15005550006"}
+APNS = {"key_id": "SANDBOXKEY", "team_id": "SANDBOXTEM", "topic": "test.landed.app"}
 
 # A demo is watched, so what takes minutes in production takes seconds here. The inequalities between times
 # still hold: the processes check them at their start, as always.
@@ -40,6 +55,9 @@ FASTER = {
     "LANDED_FOLLOW__AMBIGUOUS_FIRST_LOOKUP_SECONDS": "1",
     "LANDED_FOLLOW__LOOKUP_BACKOFF": "1",
     "LANDED_FOLLOW__RECONCILE_EVERY_SECONDS": "1",
+    # Longer than any device of the demo takes that says anything at all.
+    "LANDED_FOLLOW__CONFIRM_GIVE_UP_SECONDS": "20",
+    "LANDED_ENDPOINTS__LADDER": "[1, 2, 4]",
 }
 # Longer than a call of the demo may take: an absent answer then means that nothing was sent.
 FASTER_SETTLE_SECONDS = 3
@@ -52,12 +70,14 @@ class Addresses:
     host: str
     api_port: int
     sandbox_port: int
+    apns_port: int
 
     @classmethod
     def choose(cls, settings: Settings, sandbox_port: int) -> Addresses:
         host = settings.api.host
         api_port = ports.available(host, settings.api.port)
-        return cls(host, api_port, ports.available("127.0.0.1", sandbox_port))
+        sandbox = ports.available("127.0.0.1", sandbox_port)
+        return cls(host, api_port, sandbox, ports.available("127.0.0.1", sandbox + 1))
 
     @property
     def api(self) -> str:
@@ -91,14 +111,16 @@ class Service:
         return Supervised(Program(name, arguments, environment, self._logs / f"{name}.log", grace), died)
 
     async def start(self) -> None:
-        for child in (*self._sandbox, self._api, self._worker):
-            await child.start()
+        """Returns when all of them serve. Raises Refused with the end of the log of the one that does not.
 
-    async def ready(self) -> None:
-        """Returns when all of them serve. Raises Refused with the end of the log of the one that does not."""
+        The sandbox first: it makes the keys that the others read.
+        """
         async with httpx.AsyncClient(trust_env=False) as http:
             for child in self._sandbox:
+                await child.start()
                 await _ready(child, lambda: _answers(http, f"{self.at.sandbox}/health"))
+            await self._api.start()
+            await self._worker.start()
             await _ready(self._api, lambda: _answers(http, f"{self.at.api}/health/ready"))
         await _ready(self._worker, self._worker_is_alive)
 
@@ -147,28 +169,52 @@ def _environment(settings: Settings, dsn: str, at: Addresses, *, faster: bool) -
 
 
 def _sandbox_environment(settings: Settings, at: Addresses, *, faster: bool) -> dict[str, str]:
-    keys = {
-        "DOMAIN": "sandbox.landed.test",
-        "API_KEY": "sandbox-api-key",
-        "SIGNING_KEY": "sandbox-signing-key",
-    }
-    account: dict[str, object] = {
-        "adapter": "mailgun",
-        "domain": keys["DOMAIN"],
-        "api_key": keys["API_KEY"],
-        "webhook_signing_key": keys["SIGNING_KEY"],
-        "base_url": at.sandbox,
-    }
-    if faster:
-        account["lookup_settle_seconds"] = FASTER_SETTLE_SECONDS
+    """The sandbox, and an account of ours for each channel of it."""
+    ledger = settings.data_dir.absolute() / "sandbox-ledger.jsonl"
     return {
-        "LANDED_PROVIDERS": json.dumps({"mailgun": account}),
-        "LANDED_ROUTES": json.dumps({"email": ["mailgun"]}),
+        "LANDED_PROVIDERS": json.dumps(_accounts(at, ledger, faster=faster)),
+        "LANDED_ROUTES": json.dumps(ROUTES),
+        "LANDED_ENDPOINTS__ALLOW_LOOPBACK": "true",
         "LANDED_SANDBOX_PORT": str(at.sandbox_port),
-        "LANDED_SANDBOX_WEBHOOK_URL": f"{at.api}/api/v1/webhooks/mailgun",
-        "LANDED_SANDBOX_LEDGER": str(settings.data_dir.absolute() / "sandbox-ledger.jsonl"),
+        "LANDED_SANDBOX_APNS_PORT": str(at.apns_port),
+        "LANDED_SANDBOX_WEBHOOK_BASE_URL": f"{at.api}/api/v1/webhooks",
+        "LANDED_SANDBOX_LEDGER": str(ledger),
         "LANDED_SANDBOX_SPEED": str(SANDBOX_SPEED if faster else 1),
-        **{f"LANDED_SANDBOX_{name}": value for name, value in keys.items()},
+        **{f"LANDED_SANDBOX_{name}": value for name, value in MAILGUN_KEYS.items()},
+    }
+
+
+def _accounts(at: Addresses, ledger: Path, *, faster: bool) -> dict[str, dict[str, object]]:
+    keys = ledger.with_suffix(".keys")
+    settle = {"lookup_settle_seconds": FASTER_SETTLE_SECONDS} if faster else {}
+    return {
+        "mailgun": {
+            "adapter": "mailgun",
+            "domain": MAILGUN_KEYS["DOMAIN"],
+            "api_key": MAILGUN_KEYS["API_KEY"],
+            "webhook_signing_key": MAILGUN_KEYS["SIGNING_KEY"],
+            "base_url": at.sandbox,
+            **settle,
+        },
+        "twilio": {"adapter": "twilio", **TWILIO, "base_url": at.sandbox, **settle},
+        "apns": {
+            "adapter": "apns",
+            **APNS,
+            "key_file": str(keys / "apns.p8"),
+            "base_url": f"https://127.0.0.1:{at.apns_port}",
+            "trust": str(ledger.with_suffix(".tls") / "ca.pem"),
+        },
+        "fcm": {
+            "adapter": "fcm",
+            "service_account_file": str(keys / "fcm-service-account.json"),
+            "base_url": at.sandbox,
+        },
+        "web_push": {
+            "adapter": "web-push",
+            "private_key_file": str(keys / "vapid.pem"),
+            "subject": "mailto:ops@sandbox.landed.test",
+            "allow_loopback": True,
+        },
     }
 
 
@@ -188,7 +234,6 @@ def only_one(data_dir: Path) -> Iterator[None]:
 async def running(service: Service) -> AsyncIterator[None]:
     """Whatever happens inside, nothing of it is left running."""
     try:
-        await service.start()
         yield
     finally:
         await service.stop()

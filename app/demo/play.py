@@ -15,7 +15,8 @@ import psycopg
 
 from app.commands.client import Client
 from app.commands.database import connected
-from app.demo.scenarios import SCENARIOS, Scenario, cast
+from app.demo.props import set_out
+from app.demo.scenarios import SCENARIOS, Scenario
 from app.demo.seed import EXAMPLES, TENANT
 from app.demo.verdict import Outside, Standing
 from app.domain.variables import sample
@@ -34,11 +35,13 @@ class Play:
     def __init__(self, dsn: str, client: Client, sandbox_url: str) -> None:
         self._dsn = dsn
         self._client = client
+        self._sandbox_url = sandbox_url
         self._http = httpx.AsyncClient(base_url=f"{sandbox_url}/sandbox", trust_env=False, timeout=10)
         self._run = secrets.token_hex(3)
         self._ids: dict[str, UUID] = {}
         self._ledger_at = 0
         self._posts: Counter[str] = Counter()
+        self._shown: Counter[str] = Counter()  # items in inboxes, which are their outside world
         self._arrivals: Counter[str] = Counter()
         self._refused_before: Counter[str] = Counter()
         self._samples = {t.template_id: sample(t.variables) for t in load_templates(EXAMPLES)}
@@ -51,6 +54,7 @@ class Play:
             await self._send(s for s in SCENARIOS if s.after is None)
             give_up_at = time.monotonic() + SECONDS_MAX
             while time.monotonic() < give_up_at:
+                await asyncio.to_thread(self._read_inboxes)
                 await self._look()
                 show(self.standings)
                 if all(standing.is_proven for standing in self.standings):
@@ -73,7 +77,7 @@ class Play:
     def _send_by_rest(self, scenarios: Sequence[Scenario]) -> None:
         """All in one request; one that is refused would not stop the others."""
         if not self._ids:
-            self._client.post("/api/v1/recipients", {"items": cast(self._run)})
+            set_out(self._client, self._sandbox_url, self._run)
         answer = self._client.post(
             "/api/v1/notifications/send-batch", {"items": [self._request(scenario) for scenario in scenarios]}
         )
@@ -92,6 +96,7 @@ class Play:
         return {
             "recipient_id": scenario.recipient,
             "category": scenario.category,
+            "channels": [scenario.channel],
             "template_id": scenario.template,
             "variables": scenario.variables or self._samples[scenario.template],
             "idempotency_key": f"demo-{self._run}-{scenario.name}",
@@ -107,6 +112,17 @@ class Play:
         self._ledger_at = (await self._ask("/ledger/summary"))["entries"]
         async with connected(self._dsn) as conn:
             self._refused_before = Counter(await store.refusals(conn))
+
+    def _read_inboxes(self) -> None:
+        """What an app does that shows its inbox: it asks for what is new, shows it, and acknowledges."""
+        for scenario in SCENARIOS:
+            if scenario.channel != "in_app" or scenario.name not in self._ids:
+                continue
+            inbox = self._client.get("/api/v1/inbox", recipient_id=scenario.recipient)
+            self._shown |= Counter({item["id"]: 1 for item in inbox["items"]})
+            unseen = [item["id"] for item in inbox["items"] if item["acknowledged_at"] is None]
+            if unseen:
+                self._client.post("/api/v1/inbox/ack", {"ids": unseen}, recipient_id=scenario.recipient)
 
     async def _look(self) -> None:
         await self._read_ledger()
@@ -126,7 +142,7 @@ class Play:
 
     def _outside(self, story: store.Story | None) -> Outside:
         delivery = str(story.delivery_id) if story else ""
-        return Outside(self._arrivals[delivery], self._posts[delivery])
+        return Outside(self._arrivals[delivery] + self._shown[delivery], self._posts[delivery])
 
     async def _read_ledger(self) -> None:
         """What the outside world saw of this run: messages it accepted, webhooks it posted."""

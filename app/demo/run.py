@@ -134,7 +134,7 @@ async def _database(settings: Settings, stop: Stop) -> AsyncIterator[str]:
 @contextlib.asynccontextmanager
 async def _started(service: Service, stop: Stop) -> AsyncIterator[None]:
     async with running(service):
-        await _step("Processes", stop.unless(service.ready()))
+        await _step("Processes", stop.unless(service.start()))
         yield
 
 

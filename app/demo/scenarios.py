@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 from app.sandbox.scripts import SCRIPTS
 
 DOMAIN = "example.com"
+APNS_CODES = {"": "a1b2", "silent": "5a00", "unregistered": "5a25"}  # the sandbox reads them off a token's beginning
+AREA_CODES = [code for code in range(201, 990) if code % 100 != 11 and str(code)[1] != "9"]  # North America's
 
 
 @dataclass(frozen=True, slots=True)
 class End:
     """What must be true in the end.
 
-    attempts: provider calls begun. arrivals: how often the outside world accepted it, by its own ledger.
-    events: kinds the timeline must have. proof: who told of the end, ``provider`` (a webhook) or ``lookup``.
+    attempts: provider calls begun. arrivals: how often the outside world accepted it, by its own ledger; None where
+    nothing of ours can be told apart there, as in a chat room.
+    events: kinds the timeline must have. proof: who told of the end: ``provider`` (a webhook, or the receiver's own
+    answer), ``lookup``, or ``device``.
     posts: webhooks posted about it. suppresses: why its address is now suppressed. refused: lies turned away.
     """
 
     state: str
     reason: str
     attempts: int = 1
-    arrivals: int = 1
+    arrivals: int | None = 1
     events: frozenset[str] = frozenset()
     proof: str | None = None
     posts: int = 0
@@ -35,8 +41,9 @@ class End:
 class Scenario:
     """One notification of the demo.
 
-    name: what the table calls it. script: the local part of the address, which picks what the sandbox does.
-    after: the scenario whose end it waits for; it goes to the same address. way: rest, sql or rollback.
+    name: what the table calls it. script: what picks the sandbox's part: the local part of an email address, the last
+    four digits of a number, a device's or an endpoint's script. platform: of a push. after: the scenario whose end it
+    waits for; it goes to the same address. way: rest, sql or rollback.
     """
 
     name: str
@@ -48,6 +55,8 @@ class Scenario:
     way: str = "rest"
     after: str | None = None
     variables: dict[str, Any] = field(default_factory=dict)
+    channel: str = "email"
+    platform: str = ""
 
     @property
     def recipient(self) -> str:
@@ -55,6 +64,7 @@ class Scenario:
 
 
 DELIVERED = End("delivered", "confirmed", proof="provider")
+ACKNOWLEDGED = End("delivered", "confirmed", proof="device")
 HARD_BOUNCE = End("bounced", "hard_bounce", events=frozenset({"provider_bounced"}), suppresses="hard_bounce")
 
 
@@ -146,6 +156,93 @@ SCENARIOS = (
         "news",
         variables={"first_name": "Ada"},
     ),
+    Scenario("text", "a phone", "0101", DELIVERED, "driver-arriving", channel="sms"),
+    Scenario(
+        "text-timeout",
+        "accepted, and never answered",
+        "0141",
+        _delivered(proof="provider", events={"attempt_unknown"}),
+        "login-code",
+        "security",
+        channel="sms",
+    ),
+    Scenario("text-nobody", "a number nobody has", "0130", HARD_BOUNCE, "driver-arriving", channel="sms"),
+    Scenario(
+        "text-stop",
+        "a phone that answers STOP",
+        "0170",
+        _delivered(proof="provider", suppresses="opted_out"),
+        "driver-arriving",
+        channel="sms",
+    ),
+    Scenario(
+        "text-after-stop",
+        "a second text to that phone",
+        "0170",
+        End("suppressed", "suppressed:opted_out", attempts=0, arrivals=0),
+        "driver-arriving",
+        after="text-stop",
+        channel="sms",
+    ),
+    Scenario("push-ios", "an iPhone", "", ACKNOWLEDGED, "fraud-flag", "security", channel="push", platform="ios"),
+    Scenario(
+        "push-android",
+        "a phone whose owner taps it",
+        "opens",
+        _delivered(proof="device", events={"provider_opened"}),
+        "shipping-update",
+        channel="push",
+        platform="android",
+    ),
+    Scenario("push-browser", "a browser", "", ACKNOWLEDGED, "flash-sale", "news", channel="push", platform="web"),
+    Scenario(
+        "push-silent",
+        "a phone that never says a word",
+        "silent",
+        End("unconfirmed", "not_acknowledged"),
+        "login-code",
+        "security",
+        channel="push",
+        platform="ios",
+    ),
+    Scenario(
+        "push-gone",
+        "an app that was removed",
+        "unregistered",
+        End("failed", "recipient_invalid", arrivals=0),
+        "login-code",
+        "security",
+        channel="push",
+        platform="ios",
+    ),
+    Scenario(
+        "push-nowhere",
+        "a person without a device",
+        "",
+        End("failed", "no_device", attempts=0, arrivals=0),
+        "fraud-flag",
+        "security",
+        channel="push",
+    ),
+    Scenario("in-app", "an app that shows its inbox", "", ACKNOWLEDGED, "shipping-update", channel="in_app"),
+    Scenario("webhook", "a merchant's server", "ok", DELIVERED, "threshold-breach", channel="webhook"),
+    Scenario(
+        "webhook-down",
+        "a server that fails twice",
+        "outage",
+        _delivered(proof="provider", attempts=3, failures=2),
+        "threshold-breach",
+        channel="webhook",
+    ),
+    Scenario(
+        "chat",
+        "a Slack room",
+        "ok",
+        _delivered(proof="provider", arrivals=None),
+        "outage-warning",
+        "security",
+        channel="chat",
+    ),
     Scenario("sql-committed", "landed.send, then COMMIT", "ada", DELIVERED, way="sql"),
     Scenario("sql-rolled-back", "landed.send, then ROLLBACK", "ada", None, way="rollback"),
 )
@@ -162,10 +259,35 @@ def playground() -> list[dict[str, str]]:
     return [{"id": name, "email": f"{name}@{DOMAIN}"} for name in ("ada", *SCRIPTS)]
 
 
-def cast(run: str) -> list[dict[str, str]]:
-    """The recipients of this run. A suffix makes their addresses new: what bounced before is suppressed."""
+def cast(run: str, endpoints: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The recipients of this run. Their addresses are new each time: what bounced or said STOP before is suppressed.
+
+    endpoints: the id of each endpoint, by the name of its scenario.
+    """
     return [
-        {"id": scenario.recipient, "email": f"{scenario.script}+{run}-{scenario.name}@{DOMAIN}"}
+        {"id": scenario.recipient, **_addresses(scenario, run, endpoints)}
         for scenario in SCENARIOS
         if scenario.after is None
     ]
+
+
+def _addresses(scenario: Scenario, run: str, endpoints: Mapping[str, str]) -> dict[str, Any]:
+    match scenario.channel:
+        case "email":
+            return {"email": f"{scenario.script}+{run}-{scenario.name}@{DOMAIN}"}
+        case "sms":
+            # An area code of the run's own, and one digit more for each scenario.
+            area = AREA_CODES[int(run, 16) % len(AREA_CODES)]
+            return {"phone": f"+1{area}555{scenario.script}"}
+        case "webhook" | "chat":
+            return {"addresses": {scenario.channel: endpoints[scenario.name]}}
+        case _:
+            return {}
+
+
+def token(scenario: Scenario, run: str) -> str:
+    """A device token that plays the scenario's script at APNs (hexadecimal) or FCM."""
+    if scenario.platform == "ios":
+        own = sha256(f"{run}{scenario.name}".encode()).hexdigest()
+        return APNS_CODES[scenario.script] + own[4:]
+    return f"{scenario.script or 'phone'}:{run}-{scenario.name}"

@@ -128,6 +128,11 @@ def _of_story(tell: Callable[[Standing, Story], str]) -> Callable[[Standing], st
     return lambda standing: tell(standing, standing.story) if standing.story else ""
 
 
+def _arrived(standing: Standing, story: Story) -> str:
+    end = standing.scenario.end
+    return "–" if end is not None and end.arrivals is None else str(standing.outside.arrivals)
+
+
 def _took(standing: Standing, story: Story) -> str:
     return duration(story.took.total_seconds()) if standing.has_ended else ""
 
@@ -138,7 +143,7 @@ COLUMNS = (
     Column("what it meets", lambda standing: Text(standing.scenario.meets, style="dim"), width_min=130),
     Column("state", _state),
     Column("calls", _of_story(lambda _, story: str(story.attempts)), "right"),
-    Column("arrived", _of_story(lambda standing, _: str(standing.outside.arrivals)), "right", width_min=100),
+    Column("arrived", _of_story(_arrived), "right", width_min=100),
     Column("proven by", lambda standing: _one_line(standing.proof()), gives_way=True),
     Column("after", _of_story(_took), "right"),
 )

@@ -84,7 +84,7 @@ def _missing(end: End, story: Story, outside: Outside, refused: Counter[str]) ->
         "state": (end.state, story.state),
         "reason": (end.reason, story.reason),
         "attempts": (end.attempts, story.attempts),
-        "arrivals": (end.arrivals, outside.arrivals),
+        "arrivals": (end.arrivals, outside.arrivals if end.arrivals is not None else None),
         "failures": (end.failures, story.failures if end.failures is not None else None),
         "proof": (end.proof, story.proof["source"] if end.proof and story.proof else None),
         "suppressed for": (end.suppresses, story.suppressed_for if end.suppresses else None),

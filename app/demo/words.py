@@ -9,7 +9,7 @@ from typing import Any
 from app.store.demo import Story
 
 ENDINGS = ("provider_bounced", "provider_failed")
-TELLERS = {"provider": "webhook", "lookup": "asked the provider"}
+TELLERS = {"provider": "webhook", "lookup": "asked the provider", "device": "acknowledged"}
 
 
 def way(story: Story) -> Iterator[str]:
@@ -30,12 +30,19 @@ def way(story: Story) -> Iterator[str]:
 
 def end(story: Story) -> Iterator[str]:
     """The fact that ended it."""
-    if story.state == "suppressed":
+    if story.state == "suppressed" or story.attempts == 0:
         yield "no call was made"
+    elif story.state == "unconfirmed":
+        yield "accepted; the device never said a word"
+    elif story.state == "failed":
+        yield f"refused: {story.detail}"
     elif story.state == "dead":
         yield story.detail or "given up"
     elif fact := story.proof or next((e for e in reversed(story.told) if e["kind"] in ENDINGS), None):
-        yield f"{TELLERS[fact['source']]}: {_said(fact['data']) or fact['kind'].removeprefix('provider_')}"
+        if status := fact["data"].get("answered"):
+            yield f"the receiver answered {status}"
+        else:
+            yield f"{TELLERS[fact['source']]}: {_said(fact['data']) or fact['kind'].removeprefix('provider_')}"
 
 
 def _said(data: dict[str, Any]) -> str:
