@@ -226,6 +226,68 @@ def test_an_item_appears_live_and_is_delivered_when_the_client_says_so(system: S
 # -- endpoints -----------------------------------------------------------------------------------------------
 
 
+def at_merchant(system: System, script: str, **fields: Any) -> tuple[str, str]:
+    """A recipient whose events go to a merchant that plays the script, and the endpoint's id."""
+    name = uuid4().hex[:12]
+    body = {"name": name, "url": f"{system.sandbox.url}/merchant/{script}/{name}", **fields}
+    endpoint = system.client.post("/endpoints", json=body).raise_for_status().json()
+    secret = {"secret": endpoint["secret"]}
+    httpx.put(f"{system.sandbox.url}/sandbox/merchant/{name}", json=secret).raise_for_status()
+    return system.reachable(addresses={"webhook": endpoint["id"]}), endpoint["id"]
+
+
+@pytest.mark.parametrize(("script", "attempts"), [("ok", 1), ("failing", 3), ("rate-limited", 3), ("outage", 3)])
+def test_an_event_reaches_its_merchant_once_whatever_it_takes(system: System, script: str, attempts: int) -> None:
+    recipient, _ = at_merchant(system, script)
+    notification = system.notify(recipient, "webhook")
+    delivery = system.delivered_as(notification, "delivered")
+    assert (delivery["attempts"], system.times_sent(notification)) == (attempts, 1)
+
+
+@pytest.mark.parametrize("script", ["timeout-after-accept", "reset-after-accept", "error-after-accept"])
+def test_an_event_that_was_processed_and_not_answered_is_processed_once(system: System, script: str) -> None:
+    """Asked for again under the same id, which is how the standard settles it: the merchant knows a copy by it."""
+    recipient, _ = at_merchant(system, script)
+    notification = system.notify(recipient, "webhook")
+    system.wait_for_kind(notification, "attempt_opened", times=2)
+    assert system.times_sent(notification) == 1
+
+
+def test_an_endpoint_that_is_gone_is_disabled_and_the_tenants_others_are_told(system: System) -> None:
+    _, listener = at_merchant(system, "ok", events=["endpoint.disabled"])
+    recipient, gone = at_merchant(system, "gone")
+    assert system.delivered_as(system.notify(recipient, "webhook"), "failed")["reason"] == "gone"
+    again = system.delivered_as(system.notify(recipient, "webhook"), "dead")
+    assert (again["reason"], again["attempts"]) == ("endpoint_disabled", 1)
+    told = "SELECT state FROM reporting.deliveries WHERE category = 'endpoint.disabled' AND recipient_id = %s"
+    wait_until(
+        lambda: [row["state"] for row in system.rows(told, f"endpoint:{listener}")] == ["delivered"], what="the news"
+    )
+    assert system.client.get(f"/endpoints/{gone}").json()["status"] == "disabled"
+
+
+def test_a_merchant_hears_how_its_messages_end(system: System) -> None:
+    _, listener = at_merchant(system, "ok", events=["delivery.bounced"])
+    bounced = system.send(f"bounce+{uuid4().hex[:12]}@example.com")
+    system.delivered_as(bounced, "bounced")
+    told = "SELECT state FROM reporting.deliveries WHERE category = 'delivery.bounced' AND recipient_id = %s"
+    wait_until(
+        lambda: [row["state"] for row in system.rows(told, f"endpoint:{listener}")] == ["delivered"], what="the news"
+    )
+    system.client.delete(f"/endpoints/{listener}").raise_for_status()
+
+
+def test_a_room_is_told_in_words(system: System) -> None:
+    url = f"{system.sandbox.url}/slack/services/T1/B1/{uuid4().hex[:8]}"
+    body = {"name": uuid4().hex[:12], "url": url, "format": "slack"}
+    endpoint = system.client.post("/endpoints", json=body).raise_for_status().json()
+    recipient = system.reachable(addresses={"chat": endpoint["id"]})
+    assert system.delivered_as(system.notify(recipient, "chat"), "delivered")["attempts"] == 1
+
+
+# -- together ------------------------------------------------------------------------------------------------
+
+
 def test_a_password_reset_by_every_way_a_person_has(system: System) -> None:
     """One request, several channels: each delivery is its own, and each comes to its own end."""
     recipient = system.reachable(email=f"ada+{uuid4().hex[:8]}@example.com", phone=phone(102))
