@@ -45,7 +45,7 @@ def run(arguments: Sequence[str]) -> int:
     return result or 0
 
 
-@click.command(help=__doc__)
+@click.command(help=(__doc__ or "").replace("\n\n    ", "\n\n\b\n    "))  # the list stays a list
 @click.option("--only", type=click.Choice(PARTS), multiple=True, help="Measure only this; may be repeated.")
 @click.option("--rounds", default=3, show_default=True, help="Rounds of each; the median counts.")
 @click.option("--messages", default=20_000, show_default=True, help="Notifications in one drain.")
