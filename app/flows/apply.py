@@ -12,12 +12,16 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import msgspec
+import psycopg
+import structlog
 
 from app.db import Connection, Database
 from app.domain.lifecycle import Standing, join_all
 from app.domain.models import BounceClass, Channel, DeliveryState, Evidence, EvidenceKind
 from app.settings import Settings
 from app.store import inbound as store
+
+log = structlog.get_logger()
 
 _json = msgspec.json.Encoder()
 
@@ -37,25 +41,49 @@ class Fact:
 
 
 async def apply(db: Database, settings: Settings, *, limit: int) -> int:
-    """Applies up to ``limit`` pending events. Answers how many were taken up."""
-    async with db.transaction() as conn:
-        pending = await store.claim_pending(conn, limit=limit)
-        if not pending:
-            return 0
-        everything = [(p, store.decode(p.evidence)) for p in pending]
-        consents = [(p, e) for p, e in everything if e.kind in CONSENTS]
-        asides = [p for p, e in everything if e.kind not in CONSENTS and _is_aside(e)]
-        decoded = [(p, e) for p, e in everything if e.kind not in CONSENTS and not _is_aside(e)]
-        named = await _identify(conn, decoded)
-        deliveries = sorted({delivery for delivery, _ in named.values()})
-        rows = await store.load_standings(conn, deliveries)
-        attempts = await store.attempt_providers(conn, deliveries)
-        facts, unmatched = _match(decoded, named, attempts)
-        if facts:
-            await _apply(conn, facts, rows, settings)
-        await _mind_addresses(conn, facts, rows, consents, settings)
-        await _settle(conn, facts, unmatched, [p for p, _ in consents] + asides, settings)
+    """Applies up to ``limit`` pending events. Answers how many were taken up.
+
+    One that the database refuses stops none of the others, opt-outs least of all: fewer are tried until it is alone,
+    and then it is kept by name.
+    """
+    try:
+        async with db.transaction() as conn:
+            pending = await store.claim_pending(conn, limit=limit)
+            if len(pending) == 1:
+                await _apply_alone(conn, pending[0], settings)
+            elif pending:
+                await _apply_all(conn, pending, settings)
+    except (psycopg.DataError, psycopg.IntegrityError):
+        if limit == 1:
+            raise
+        return await apply(db, settings, limit=limit // 2)
     return len(pending)
+
+
+async def _apply_alone(conn: Connection, pending: store.Pending, settings: Settings) -> None:
+    try:
+        async with conn.transaction():
+            await _apply_all(conn, [pending], settings)
+    except (psycopg.DataError, psycopg.IntegrityError) as error:
+        name = type(error).__name__
+        log.error("event_not_applicable", provider=pending.provider, event_key=pending.event_key, error=name)
+        await _settle_as(conn, [(pending, "unmatched", f"cannot be applied: {name}", None)], settings)
+
+
+async def _apply_all(conn: Connection, pending: Sequence[store.Pending], settings: Settings) -> None:
+    everything = [(p, store.decode(p.evidence)) for p in pending]
+    consents = [(p, e) for p, e in everything if e.kind in CONSENTS]
+    asides = [p for p, e in everything if e.kind not in CONSENTS and _is_aside(e)]
+    decoded = [(p, e) for p, e in everything if e.kind not in CONSENTS and not _is_aside(e)]
+    named = await _identify(conn, decoded)
+    deliveries = sorted({delivery for delivery, _ in named.values()})
+    rows = await store.load_standings(conn, deliveries)
+    attempts = await store.attempt_providers(conn, deliveries)
+    facts, unmatched = _match(decoded, named, attempts)
+    if facts:
+        await _apply(conn, facts, rows, settings)
+    await _mind_addresses(conn, facts, rows, consents, settings)
+    await _settle(conn, facts, unmatched, [p for p, _ in consents] + asides, settings)
 
 
 def _is_aside(evidence: Evidence) -> bool:
@@ -317,7 +345,7 @@ async def _settle(
     now = datetime.now(UTC)
     window = timedelta(seconds=settings.times.evidence_window_seconds)
     given_up = [now - p.received_at > window for p in unmatched]
-    entries = (
+    entries: list[tuple[store.Pending, str, str | None, UUID | None]] = (
         [(f.pending, "applied", None, f.delivery_id) for f in facts]
         + [(p, "applied", None, None) for p in minded]
         + [
@@ -325,6 +353,13 @@ async def _settle(
             for p, over in zip(unmatched, given_up, strict=True)
         ]
     )
+    await _settle_as(conn, entries, settings)
+
+
+async def _settle_as(
+    conn: Connection, entries: Sequence[tuple[store.Pending, str, str | None, UUID | None]], settings: Settings
+) -> None:
+    """(event, its state, why, its delivery) each."""
     await store.settle(
         conn,
         park_seconds=settings.follow.park_retry_seconds,

@@ -30,7 +30,9 @@ from app.settings import Settings
 from app.store.dispatch import Claimed
 
 # A link an app or a browser may be told to open: the web, or the app's own scheme; never script or data.
-LINK: Final = re.compile(r"(?!(?:javascript|data|vbscript|file|blob):)[A-Za-z][A-Za-z0-9+.-]*://?[^\s\x00-\x1f<>\"]+")
+LINK: Final = re.compile(
+    r"(?!(?i:javascript|data|vbscript|file|blob|filesystem):)[A-Za-z][A-Za-z0-9+.-]*://?[^\s\x00-\x1f<>\"]+"
+)
 IMAGE: Final = re.compile(r"https?://[^\s\x00-\x1f<>\"]+")
 DATA_PREFIX: Final = "data."
 _COMMON: Final = tuple(f.name for f in fields(Message))

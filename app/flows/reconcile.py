@@ -227,7 +227,10 @@ async def _decide_all(db: Database, settings: Settings, answers: Sequence[tuple[
             case None:
                 answered = lookup.verdict != LookupVerdict.UNAVAILABLE
                 later.append((item, _ask_next(item, lookup, settings, now), answered))
+    if not answers:
+        return
     async with db.transaction() as conn:
+        await store.lock(conn, [item for item, _ in answers])
         if later:
             await store.ask_again(conn, [i for i, _, _ in later], [d for _, d, _ in later], [c for *_, c in later])
         if not_sent:

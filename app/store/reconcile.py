@@ -15,6 +15,7 @@ from app.store._queries import columns, load
 _q = load("reconcile")
 EXPIRE_LEASES = _q["expire_leases"]
 CLAIM_UNPROVEN = _q["claim_unproven"]
+LOCK = _q["lock"]
 ASK_AGAIN = _q["ask_again"]
 RESOLVE_NOT_SENT = _q["resolve_not_sent"]
 GIVE_UP = _q["give_up"]
@@ -64,6 +65,11 @@ async def claim_unproven(conn: Connection, *, limit: int, lease_seconds: float) 
     async with conn.cursor(row_factory=class_row(Unproven)) as cursor:
         await cursor.execute(CLAIM_UNPROVEN, {"limit": limit, "lease_seconds": lease_seconds})
         return await cursor.fetchall()
+
+
+async def lock(conn: Connection, unproven: Sequence[Unproven]) -> None:
+    """All that the transaction is going to decide about, before any of it."""
+    await conn.execute(LOCK, columns(unproven, shards="shard", ids="id"))
 
 
 async def ask_again(

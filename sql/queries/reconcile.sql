@@ -69,6 +69,14 @@ CROSS JOIN LATERAL (
     LIMIT 1
 ) a;
 
+-- name: lock
+-- Deliveries before their attempts, in id order, as everyone takes them: an answer that comes late is recorded meanwhile.
+SELECT d.id
+FROM unnest(%(shards)s::smallint[], %(ids)s::uuid[]) AS u(shard, id)
+JOIN store.deliveries d ON d.shard = u.shard AND d.id = u.id
+ORDER BY d.id
+FOR UPDATE OF d;
+
 -- name: ask_again
 UPDATE store.deliveries d
 SET due_at = u.due_at, lookups = d.lookups + u.counts::int, updated_at = now()

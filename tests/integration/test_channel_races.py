@@ -18,11 +18,11 @@ from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
 from app.db import Database
-from app.domain.models import Evidence, EvidenceKind
+from app.domain.models import BounceClass, Evidence, EvidenceKind
 from app.flows.apply import apply
 from app.settings import Settings
 from app.store import dispatch, inbound, suppressions
-from tests.factories import make_delivery, make_suppression, make_tenant
+from tests.factories import make_attempt, make_delivery, make_suppression, make_tenant
 
 K = EvidenceKind
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -350,3 +350,147 @@ async def test_a_number_that_was_heard_of_in_two_ways_keeps_no_tenant_from_comin
             await make_suppression(seed, **values)
     newcomer = await make_tenant(seed)
     assert (newcomer.id, "opted_out") in await blocks(seed)
+
+
+# -- One fact must not hold up the others ----------------------------------------------------------------------------
+
+
+async def test_a_fact_that_cannot_be_applied_is_kept_by_name_and_holds_up_no_stop(db, seed):
+    delivery = await make_delivery(seed, state="sent", provider="twilio")
+    await seed.execute("UPDATE store.attempts SET provider = 'twilio'")
+    wrong = [
+        Evidence(K.FAILED, f"wrong-{n}", NOW, delivery_id=delivery.id, attempt_no=1, suppress_reason="no such reason")
+        for n in range(2)
+    ]
+    await tell(db, *wrong)
+    await tell(db, said(K.OPTED_OUT), Evidence(K.DELIVERED, "right", NOW, delivery_id=delivery.id, attempt_no=1))
+    await apply_all(db)
+    assert (delivery.tenant_id, "opted_out") in await blocks(seed)
+    assert (await the_row(seed, delivery))[0] == "delivered"
+    told = await rows(
+        seed, "SELECT event_key, state, reason FROM store.inbound_events WHERE state <> 'applied' ORDER BY 1"
+    )
+    assert [tuple(row.values()) for row in told] == [
+        (f"wrong-{n}", "unmatched", "cannot be applied: CheckViolation") for n in range(2)
+    ]
+
+
+# -- One order of locks, where the crowd of test_channel_locks would seldom meet -------------------------------------
+
+
+async def test_apply_takes_all_its_addresses_in_one_order(db, seed, dsn):
+    """A bounce and a STOP in one batch; somebody who has the one address and wants the other next."""
+    delivery = await make_delivery(seed, state="sent", provider="mailgun")
+    buckets = "SELECT store.address_bucket(%s, 'email', %s) AS mail, store.address_bucket(%s, 'sms', %s) AS text"
+    phone = PHONE
+    for number in range(100, 1000):
+        phone = f"+4915112345{number}"
+        [found] = await rows(seed, buckets, delivery.tenant_id, delivery.address, delivery.tenant_id, phone)
+        if found["text"] < found["mail"]:
+            break
+    bounce = Evidence(K.BOUNCED, "b", NOW, delivery_id=delivery.id, attempt_no=1, suppress_reason="hard_bounce")
+    await tell(db, bounce, provider="mailgun")
+    await tell(db, said(K.OPTED_OUT, address=phone))
+    async with await AsyncConnection.connect(dsn) as other:
+        await inbound.lock_addresses(other, [(delivery.tenant_id, "sms", phone)])
+        applying = asyncio.create_task(apply(db, Settings(), limit=10))
+        await somebody_waits(seed)
+        await inbound.lock_addresses(other, [(delivery.tenant_id, "email", delivery.address)])
+        await other.commit()
+        assert await applying == 2
+
+
+async def test_soft_bounces_are_forgotten_and_counted_in_one_order(db, seed, dsn):
+    tenant = await make_tenant(seed)
+    first, second = [
+        await make_delivery(seed, state="sent", tenant_id=tenant.id, address=f"{name}@example.com")
+        for name in ("ada", "bo")
+    ]
+    for delivery in (first, second):
+        await seed.execute(
+            "INSERT INTO store.soft_bounces VALUES (%s, 'email', %s, 1, %s, %s)",
+            (tenant.id, delivery.address, NOW - timedelta(days=1), NOW - timedelta(days=1)),
+        )
+    fine = Evidence(K.DELIVERED, "fine", NOW, delivery_id=second.id, attempt_no=1)
+    soft = Evidence(K.BOUNCED, "soft", NOW, delivery_id=first.id, attempt_no=1, bounce_class=BounceClass.SOFT)
+    await tell(db, fine, soft, provider="mailgun")
+    async with await AsyncConnection.connect(dsn) as other:
+        await inbound.lock_soft_bounces(other, [(tenant.id, "email", first.address)])
+        applying = asyncio.create_task(apply(db, Settings(), limit=10))
+        await somebody_waits(seed)
+        await inbound.lock_soft_bounces(other, [(tenant.id, "email", second.address)])
+        await other.commit()
+        assert await applying == 2
+    counted = await rows(seed, "SELECT address, bounces FROM store.soft_bounces")
+    assert [tuple(row.values()) for row in counted] == [(first.address, 2)]
+
+
+async def test_two_webhooks_with_the_same_facts_in_another_order_are_both_stored(db, seed, dsn):
+    facts = [Evidence(K.OTHER, key, NOW) for key in ("a", "b")]
+
+    async def store(conn: AsyncConnection, told: list[Evidence]) -> int:
+        return await inbound.store_events(conn, provider="sendgrid", source="provider", evidence=told, raw=b"{}")
+
+    async with await AsyncConnection.connect(dsn) as other, await AsyncConnection.connect(dsn) as one:
+        await store(other, facts[:1])
+        storing = asyncio.create_task(store(one, facts[::-1]))
+        await waits_for_a_lock(seed, one)
+        await store(other, facts[1:])
+        await other.commit()
+        assert await storing == 0
+        await one.commit()
+    assert len(await rows(seed, "SELECT FROM store.inbound_events")) == 2
+
+
+async def test_an_event_that_is_being_looked_at_holds_up_no_record_and_is_matched_soon(db, seed, dsn):
+    """It came before its send was recorded, and is looked at in the very moment in which that is recorded."""
+    delivery = await make_delivery(seed, state="sending", attempt_no=1, provider="twilio", attempt=False)
+    await make_attempt(seed, delivery, provider="twilio")
+    await tell(db, Evidence(K.DELIVERED, "early", NOW, provider_message_id="M1"))
+    await apply_all(db)
+    await seed.execute("UPDATE store.inbound_events SET due_at = now()")
+    async with await AsyncConnection.connect(dsn) as looking, await AsyncConnection.connect(dsn) as recording:
+        assert len(await inbound.claim_pending(looking, limit=10)) == 1
+        await dispatch.record_outcomes(recording, [accepted(delivery, "M1")])
+        await recording.commit()
+        await looking.rollback()
+    [event] = await rows(
+        seed, "SELECT due_at - received_at AS wait, due_at < now() + interval '1 s' AS soon FROM store.inbound_events"
+    )
+    assert event["soon"]
+    await apply_all(db)
+    assert (await the_row(seed, delivery))[0] == "delivered"
+
+
+async def test_what_cannot_be_matched_yet_is_looked_at_again_soon_and_then_less_and_less(db, seed):
+    settings = Settings()
+    await tell(db, Evidence(K.DELIVERED, "early", NOW, provider_message_id="M1"))
+    waits = []
+    for age in (0, 10, 100, 10_000):
+        await seed.execute(
+            "UPDATE store.inbound_events SET due_at = now(), received_at = now() - make_interval(secs => %s)", (age,)
+        )
+        assert await apply(db, settings, limit=10) == 1
+        [event] = await rows(seed, "SELECT extract(epoch FROM due_at - now())::float AS wait FROM store.inbound_events")
+        waits.append(event["wait"])
+    assert [round(wait, -1) for wait in waits] == [0, 10, 100, settings.follow.park_retry_seconds]
+
+
+def accepted(delivery: Any, message_id: str) -> dispatch.Recorded:
+    return dispatch.Recorded(
+        shard=delivery.shard,
+        id=delivery.id,
+        no=1,
+        tenant_id=delivery.tenant_id,
+        notification_id=delivery.notification_id,
+        attempt_state="accepted",
+        outcome="accepted",
+        status_code=200,
+        detail="ok",
+        message_id=message_id,
+        hash=None,
+        state="sent",
+        reason=None,
+        due_at=NOW + timedelta(hours=1),
+        burns=False,
+    )
