@@ -73,7 +73,7 @@ class InvalidRequest(LandedError):
 
 
 class Unauthenticated(LandedError):
-    """A valid API key is needed"""
+    """Valid credentials are needed"""
 
     code = "unauthenticated"
     status = 401

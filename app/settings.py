@@ -219,7 +219,7 @@ class Settings(BaseSettings):
     endpoints: Endpoints = Endpoints()
     inbox: Inbox = Inbox()
     providers: dict[str, dict[str, Any]] = {}  # account name -> {"adapter": "mailgun", ...}
-    routes: dict[str, tuple[str, ...]] = {}  # route, "email" or "push.ios" -> account names, in order
+    routes: dict[str, tuple[str, ...]] = {}  # route, "email" or "push.ios" -> account names; the first is used
 
     @classmethod
     def settings_customise_sources(
@@ -272,6 +272,12 @@ class Settings(BaseSettings):
         if channel == Channel.WEBHOOK:
             return self.endpoints.ladder
         return self.retry.ladders[NotificationClass(klass)]
+
+    def retry_after_max_seconds(self, channel: str) -> float:
+        """The longest pause that is granted; to a merchant, one as long as their ladder has."""
+        if channel == Channel.WEBHOOK:
+            return max(self.retry.retry_after_max_seconds, *self.endpoints.ladder)
+        return self.retry.retry_after_max_seconds
 
     @property
     def retry_span_seconds(self) -> float:

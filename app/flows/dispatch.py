@@ -55,6 +55,7 @@ CALL_SECONDS_FIRST = 0.1  # what a call is thought to take until calls have been
 CALL_SECONDS_WEIGHT = 0.05  # of the newest call in the running average: some twenty calls change one's mind
 RENDER_RETRY_SECONDS = 5.0
 DETAIL_CHARS_MAX = 500
+NOT_A_TEST = Outcome(OutcomeKind.REJECTED, "this provider takes no message without delivering it", reason="test_mode")
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +248,8 @@ class Dispatcher:
         for claimed, rendered in zip(batch, results, strict=True):
             if not isinstance(rendered, Rendered):
                 self._finish(Finished(claimed, _render_failure(rendered)))
+            elif claimed.test_mode and not provider.capabilities.takes_tests:
+                self._finish(Finished(claimed, NOT_A_TEST, rendered.content_hash))
             elif provider.capabilities.transport == "local":
                 self._finish(_kept(claimed, rendered))
             else:
@@ -489,7 +492,7 @@ def retry_policy(settings: Settings, lane: Lane, provider: AnyProvider) -> Retry
     return RetryPolicy(
         ladder=settings.ladder(lane.channel, lane.klass),
         jitter=settings.retry.jitter,
-        retry_after_max_seconds=settings.retry.retry_after_max_seconds,
+        retry_after_max_seconds=settings.retry_after_max_seconds(lane.channel),
         unauthorized_pause_seconds=settings.retry.unauthorized_pause_seconds,
         # Asking a provider that cannot be asked would be work for nothing, once for every message.
         confirm_after_seconds=follow.confirm_after_seconds

@@ -44,7 +44,8 @@ Why: {{ why }}
 Last failure: {{ last_failure }}
 Disabled at: {{ disabled_at }}
 
-Nothing is lost. Once the endpoint works again, enable it and have what it missed sent again:
+Events of before then are kept for some days, those of after it are not. Once the endpoint works again, enable it and
+have what it missed sent again:
 
   POST /api/v1/endpoints/{{ endpoint_id }}/enable
   POST /api/v1/endpoints/{{ endpoint_id }}/replay   {"since": "<when it began to fail>"}

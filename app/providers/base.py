@@ -35,6 +35,7 @@ class Capabilities:
     acceptance_is_delivery: an accepted answer comes from the receiving side itself, and so proves that it took it.
     finds_by_content: its list of messages keeps no id of ours, so one of unknown outcome is looked for by its words.
     concurrency_max: calls it takes at once, where fewer than a lane would make.
+    takes_tests: takes a message of test mode, without delivering it.
     tracks_engagement: opens and clicks are the provider's to tell; where it cannot, our own pixel and links do.
     """
 
@@ -52,6 +53,7 @@ class Capabilities:
     finds_by_content: bool = False
     concurrency_max: int | None = None
     tracks_engagement: bool = False
+    takes_tests: bool = False
 
 
 # Messages -----------------------------------------------------------------------------------------------------------

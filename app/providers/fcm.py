@@ -109,6 +109,7 @@ class Fcm(Provider[PushMessage]):
             can_look_up=False,
             accepts_client_id=False,
             transport="http" if (account.base_url or HOST).startswith("http://") else "http2",
+            takes_tests=True,
         )
         self._url = f"{account.base_url or HOST}/v1/projects/{account.project_id}/messages:send"
         self._key = _load_key(account.private_key)

@@ -119,6 +119,7 @@ class Mailgun(Provider[EmailMessage]):
             lookup_settle_seconds=LOOKUP_SETTLE_SECONDS if settle is None else settle,
             lookup_retention_seconds=LOOKUP_RETENTION_SECONDS if retention is None else retention,
             tracks_engagement=True,
+            takes_tests=True,
         )
         self._messages_url = f"{account.url}/messages"
         self._events_url = f"{account.url}/events"

@@ -134,6 +134,7 @@ class Postmark(Provider[EmailMessage]):
             lookup_settle_seconds=account.lookup_settle_seconds,
             lookup_retention_seconds=account.lookup_retention_seconds,
             tracks_engagement=True,
+            takes_tests=True,
         )
         self._headers = _headers(account.server_token)
 

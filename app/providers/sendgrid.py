@@ -144,6 +144,7 @@ class SendGrid(Provider[EmailMessage]):
             lookup_settle_seconds=account.lookup_settle_seconds,
             lookup_retention_seconds=account.lookup_retention_seconds,
             tracks_engagement=True,
+            takes_tests=True,
         )
         self._public_key = _public_key(account.webhook_public_key)
         self._send_headers = _headers(account.api_key)

@@ -161,6 +161,7 @@ class Ses(Provider[EmailMessage]):
             lookup_settle_seconds=None,  # of a message that SES gave no id for, nothing can be asked
             lookup_retention_seconds=INSIGHTS_RETENTION_SECONDS,
             tracks_engagement=account.tracking_configuration_set is not None,
+            takes_tests=True,
         )
 
     # -- sending ---------------------------------------------------------------------------------------------

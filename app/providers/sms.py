@@ -70,8 +70,8 @@ def check_account(*, base_url: str | None, lookup_settle_seconds: float | None =
         raise ValueError("lookup_settle_seconds must not be negative")
 
 
-def refuse_unsendable(message: SmsMessage, *, chars_max: int | None = None, test_mode: bool = False) -> None:
-    """Raises InvalidFields for what must never leave. test_mode: whether this account delivers nothing anyway."""
+def refuse_unsendable(message: SmsMessage, *, chars_max: int | None = None) -> None:
+    """Raises InvalidFields for what must never leave."""
     errors = []
     if not _E164.fullmatch(message.to):
         errors.append(FieldError("to", "must be one phone number in E.164 form"))
@@ -81,8 +81,6 @@ def refuse_unsendable(message: SmsMessage, *, chars_max: int | None = None, test
         errors.append(FieldError("text", f"at the most {chars_max} characters"))
     if _SURROGATE.search(message.text):
         errors.append(FieldError("text", "must not contain half of a surrogate pair"))
-    if message.test_mode and not test_mode:
-        errors.append(FieldError("test_mode", "this account cannot send a text message without delivering it"))
     if errors:
         raise InvalidFields(*errors)
 

@@ -121,6 +121,7 @@ class Twilio(Provider[SmsMessage]):
             lookup_settle_seconds=account.lookup_settle_seconds,
             lookup_retention_seconds=LOOKUP_RETENTION_SECONDS,
             finds_by_content=True,
+            takes_tests=account.test_credentials,
         )
         self._origin = account.base_url or HOST
         self._messages = f"/2010-04-01/Accounts/{account.account_sid}/Messages"
@@ -135,7 +136,7 @@ class Twilio(Provider[SmsMessage]):
 
     def build(self, message: SmsMessage, context: SendContext) -> ProviderRequest:
         """The send request. Raises InvalidFields for what must never leave."""
-        sms.refuse_unsendable(message, chars_max=TEXT_CHARS_MAX, test_mode=self.account.test_credentials)
+        sms.refuse_unsendable(message, chars_max=TEXT_CHARS_MAX)
         fields = {"To": message.to, "Body": message.text}
         if self.account.sender is not None:
             fields["From"] = self.account.sender

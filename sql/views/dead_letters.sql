@@ -31,14 +31,15 @@ COMMENT ON COLUMN reporting.dead_letters.notification_id IS 'The notification it
 COMMENT ON COLUMN reporting.dead_letters.tenant IS 'Whose notification it is';
 COMMENT ON COLUMN reporting.dead_letters.recipient_id IS 'The recipient, by the tenant''s own id';
 COMMENT ON COLUMN reporting.dead_letters.category IS 'What kind of notification it is';
-COMMENT ON COLUMN reporting.dead_letters.channel IS 'email, push, sms, in_app or webhook';
+COMMENT ON COLUMN reporting.dead_letters.channel IS 'email, push, sms, in_app, webhook or chat';
 COMMENT ON COLUMN reporting.dead_letters.address IS 'Where it should have gone, masked';
 COMMENT ON COLUMN reporting.dead_letters.domain IS 'The receiving domain of an email address';
 COMMENT ON COLUMN reporting.dead_letters.template_id IS 'The template it is rendered from';
 COMMENT ON COLUMN reporting.dead_letters.template_version IS 'The version of that template';
 COMMENT ON COLUMN reporting.dead_letters.reason IS
     'retries_exhausted: the budget is spent. rejected: the provider will never take it as it is. render_failed: its template '
-    'cannot be rendered with its variables';
+    'cannot be rendered with its variables. test_mode: its provider cannot take a test without delivering it. '
+    'endpoint_disabled, no_endpoint, forbidden_address: its endpoint was disabled, deleted, or names an address of a private network';
 COMMENT ON COLUMN reporting.dead_letters.provider IS 'The provider account of the last attempt';
 COMMENT ON COLUMN reporting.dead_letters.attempts IS 'Provider calls begun';
 COMMENT ON COLUMN reporting.dead_letters.last_outcome IS 'What the last attempt came to';

@@ -43,7 +43,7 @@ COMMENT ON COLUMN reporting.deliveries.tenant IS 'Whose notification it is';
 COMMENT ON COLUMN reporting.deliveries.recipient_id IS 'The recipient, by the tenant''s own id';
 COMMENT ON COLUMN reporting.deliveries.category IS 'What kind of notification it is';
 COMMENT ON COLUMN reporting.deliveries.class IS 'transactional, promotional or alert';
-COMMENT ON COLUMN reporting.deliveries.channel IS 'email, push, sms, in_app or webhook';
+COMMENT ON COLUMN reporting.deliveries.channel IS 'email, push, sms, in_app, webhook or chat';
 COMMENT ON COLUMN reporting.deliveries.lane IS 'channel.class.route: what it queues with';
 COMMENT ON COLUMN reporting.deliveries.address IS 'Where it goes, masked';
 COMMENT ON COLUMN reporting.deliveries.domain IS 'The receiving domain of an email address';

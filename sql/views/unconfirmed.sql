@@ -27,11 +27,12 @@ COMMENT ON COLUMN reporting.unconfirmed.notification_id IS 'The notification it 
 COMMENT ON COLUMN reporting.unconfirmed.tenant IS 'Whose notification it is';
 COMMENT ON COLUMN reporting.unconfirmed.recipient_id IS 'The recipient, by the tenant''s own id';
 COMMENT ON COLUMN reporting.unconfirmed.category IS 'What kind of notification it is';
-COMMENT ON COLUMN reporting.unconfirmed.channel IS 'email, push, sms, in_app or webhook';
+COMMENT ON COLUMN reporting.unconfirmed.channel IS 'email, push, sms, in_app, webhook or chat';
 COMMENT ON COLUMN reporting.unconfirmed.address IS 'Where it went, masked';
 COMMENT ON COLUMN reporting.unconfirmed.domain IS 'The receiving domain of an email address';
 COMMENT ON COLUMN reporting.unconfirmed.reason IS
-    'no_evidence: accepted, then silence. ambiguous_unresolved: not even whether it was accepted could be found out';
+    'no_evidence: accepted, then silence. not_acknowledged: accepted by one that cannot be asked, and its device said nothing. '
+    'ambiguous_unresolved: not even whether it was accepted could be found out';
 COMMENT ON COLUMN reporting.unconfirmed.provider IS 'The provider account that was called';
 COMMENT ON COLUMN reporting.unconfirmed.provider_message_id IS 'The provider''s id of the message, to ask its support with';
 COMMENT ON COLUMN reporting.unconfirmed.attempts IS 'Provider calls begun';

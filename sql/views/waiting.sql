@@ -34,7 +34,7 @@ COMMENT ON COLUMN reporting.waiting.tenant IS 'Whose notifications they are';
 COMMENT ON COLUMN reporting.waiting.lane IS 'What they queue with: channel.class.route, or intake.class before they are planned';
 COMMENT ON COLUMN reporting.waiting.state IS 'accepted (not planned yet), queued, sending, sent (waits for evidence) or ambiguous';
 COMMENT ON COLUMN reporting.waiting.reason IS
-    'Why: retry, rate_limited, unauthorized, held, replay, released, outcome_unknown, …; NULL is the ordinary wait for a turn';
+    'Why: retry, rate_limited, unauthorized, held, replay, released, outcome_unknown, endpoint_failing, …; NULL is the ordinary wait for a turn';
 COMMENT ON COLUMN reporting.waiting.rows IS 'How many';
 COMMENT ON COLUMN reporting.waiting.overdue IS 'Of these, due by now: the backlog';
 COMMENT ON COLUMN reporting.waiting.first_due_at IS 'When the first of them is due';

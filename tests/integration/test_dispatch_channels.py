@@ -164,6 +164,7 @@ async def send(
     channel: str,
     *,
     recipient: Any = None,
+    test_mode: bool = False,
     **template: Any,
 ) -> str:
     """An accepted notification, planned and taken through its lane until nothing is under way. Answers the lane."""
@@ -172,8 +173,14 @@ async def send(
     title = "" if channel in ("sms", "webhook") else "Order {{ order_id }}"
     words = {"subject": title, "html": None, "text": "Order {{ order_id }} is on its way"} | template
     made = await make_template(seed, tenant_id=tenant_id, channel=channel, **words)
+    category = await make_category(seed, tenant_id=tenant_id, test_mode=test_mode)
     await make_notification(
-        seed, tenant_id=tenant_id, recipient_id=recipient.id, template_id=made.template_id, channels=[channel]
+        seed,
+        tenant_id=tenant_id,
+        recipient_id=recipient.id,
+        category=category.name,
+        template_id=made.template_id,
+        channels=[channel],
     )
     _, lanes = await intake(db, settings, klass="transactional", limit=10)
     for lane in lanes:
@@ -224,6 +231,15 @@ async def test_a_number_that_said_stop_to_the_provider_is_suppressed_as_such(db,
     assert (delivery["state"], delivery["reason"]) == ("failed", "opted_out")
     found = await rows(seed, "SELECT channel, address, reason FROM store.suppressions")
     assert [tuple(row.values()) for row in found] == [("sms", PHONE, "opted_out")]
+
+
+@pytest.mark.parametrize("channel", ["sms", "in_app"])
+async def test_what_is_only_a_test_is_never_delivered_in_earnest(db, seed, settings, httpserver, channel):
+    await send(db, seed, settings, channel, test_mode=True)
+    delivery = await the_delivery(seed)
+    assert (delivery["state"], delivery["reason"]) == ("dead", "test_mode")
+    assert httpserver.log == []
+    assert await rows(seed, "SELECT FROM store.inbox_items") == []
 
 
 # -- push ----------------------------------------------------------------------------------------------------

@@ -127,7 +127,6 @@ def test_any_text_arrives_unchanged(text):
         ({"to": "14155550101"}, "to"),
         ({"to": "group"}, "to"),
         ({"text": ""}, "text"),
-        ({"test_mode": True}, "test_mode"),
     ],
 )
 def test_what_must_never_leave_is_refused_by_name(changes, field):

@@ -237,11 +237,6 @@ def test_a_word_that_no_line_can_hold_is_refused():
         SMTP.build(replace(MESSAGE, headers={"X-Note": "x" * 1000}), CONTEXT)
 
 
-def test_a_test_message_is_not_sent_in_earnest():
-    with pytest.raises(InvalidFields, match="test_mode"):
-        SMTP.build(replace(MESSAGE, test_mode=True), CONTEXT)
-
-
 # -- replies -------------------------------------------------------------------------------------------------
 
 ENVELOPE_ID = SMTP.build(MESSAGE, CONTEXT).envelope_id or ""

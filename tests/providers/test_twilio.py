@@ -162,7 +162,6 @@ def test_any_text_arrives_unchanged(text):
         ({"text": ""}, "text"),
         ({"text": "a" * 1601}, "text"),
         ({"text": "half \ud83d"}, "text"),
-        ({"test_mode": True}, "test_mode"),
     ],
 )
 def test_what_must_never_leave_is_refused_by_name(changes, field):
@@ -171,8 +170,9 @@ def test_what_must_never_leave_is_refused_by_name(changes, field):
     assert [error.field for error in caught.value.errors] == [field]
 
 
-def test_a_test_message_goes_out_through_test_credentials():
-    assert form(sms_message(test_mode=True), replace(ACCOUNT, test_credentials=True))["To"] == MESSAGE.to
+@pytest.mark.parametrize("takes_tests", [True, False])
+def test_only_test_credentials_take_a_test_message(takes_tests):
+    assert Twilio(replace(ACCOUNT, test_credentials=takes_tests)).capabilities.takes_tests == takes_tests
 
 
 # -- the account ---------------------------------------------------------------------------------------------
