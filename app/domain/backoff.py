@@ -63,7 +63,7 @@ def decide(
             due = now + timedelta(seconds=policy.ambiguous_first_lookup_seconds)
             return Decision(DeliveryState.AMBIGUOUS, "ambiguous", "outcome_unknown", due)
         case OutcomeKind.RELEASED:
-            due = min(now + timedelta(seconds=outcome.retry_after_seconds or 0.0), max(expires_at, now))
+            due = min(now + timedelta(seconds=max(outcome.retry_after_seconds or 0.0, 0.0)), max(expires_at, now))
             return Decision(DeliveryState.QUEUED, "not_sent", "released", due)
         case OutcomeKind.TRANSIENT if failures < len(policy.ladder):
             at_least = _clamp(outcome.retry_after_seconds or 0.0, policy)

@@ -153,7 +153,7 @@ class Smtp(Provider[EmailMessage]):
         words = response.body.decode("utf-8", "replace")
         if phase == "final" and 200 <= code < 300:
             return self._accepted(response, words)
-        detail = f"{phase}: {code} {redacted(words, DETAIL_CHARS_MAX - 20)}".strip()
+        detail = redacted(f"{phase}: {code} {words}", DETAIL_CHARS_MAX)
         if not 400 <= code < 600:
             kind, said = _MEANINGLESS.get(phase, (OutcomeKind.TRANSIENT, detail))
             return Outcome(kind, said or detail, code)

@@ -209,8 +209,8 @@ async def test_a_delivered_text_is_told_with_our_ids(vendor, sandbox):
 
     facts = vendor.facts(message)
 
-    assert facts[-1].kind is EvidenceKind.DELIVERED
-    assert {fact.kind for fact in facts[:-1]} == {EvidenceKind.ACCEPTED}
+    # Callbacks are calls of their own, so they may arrive in any order.
+    assert [fact.kind for fact in facts if fact.kind is not EvidenceKind.ACCEPTED] == [EvidenceKind.DELIVERED]
     assert {(fact.delivery_id, fact.attempt_no) for fact in facts} == {(message.delivery_id, 3)}
     assert {fact.provider_message_id for fact in facts} == {outcome.provider_message_id}
     assert {fact.address for fact in facts} == {message.to}

@@ -145,9 +145,7 @@ def test_any_text_arrives_unchanged(text):
     assert form(replace(MESSAGE, text=text))["text"] == text
 
 
-@pytest.mark.parametrize(
-    ("changes", "field"), [({"to": "14155550101"}, "to"), ({"text": ""}, "text")]
-)
+@pytest.mark.parametrize(("changes", "field"), [({"to": "14155550101"}, "to"), ({"text": ""}, "text")])
 def test_what_must_never_leave_is_refused_by_name(changes, field):
     with pytest.raises(InvalidFields) as caught:
         VONAGE.build(sms_message(**changes), CONTEXT)
