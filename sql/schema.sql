@@ -3775,7 +3775,7 @@ COMMENT ON COLUMN reporting.dead_letters.category IS 'What kind of notification 
 -- Name: COLUMN dead_letters.channel; Type: COMMENT; Schema: reporting; Owner: -
 --
 
-COMMENT ON COLUMN reporting.dead_letters.channel IS 'email, push, sms, in_app or webhook';
+COMMENT ON COLUMN reporting.dead_letters.channel IS 'email, push, sms, in_app, webhook or chat';
 
 --
 -- Name: COLUMN dead_letters.address; Type: COMMENT; Schema: reporting; Owner: -
@@ -3805,7 +3805,7 @@ COMMENT ON COLUMN reporting.dead_letters.template_version IS 'The version of tha
 -- Name: COLUMN dead_letters.reason; Type: COMMENT; Schema: reporting; Owner: -
 --
 
-COMMENT ON COLUMN reporting.dead_letters.reason IS 'retries_exhausted: the budget is spent. rejected: the provider will never take it as it is. render_failed: its template cannot be rendered with its variables';
+COMMENT ON COLUMN reporting.dead_letters.reason IS 'retries_exhausted: the budget is spent. rejected: the provider will never take it as it is. render_failed: its template cannot be rendered with its variables. test_mode: its provider cannot take a test without delivering it. endpoint_disabled, no_endpoint, forbidden_address: its endpoint was disabled, deleted, or names an address of a private network';
 
 --
 -- Name: COLUMN dead_letters.provider; Type: COMMENT; Schema: reporting; Owner: -
@@ -3941,7 +3941,7 @@ COMMENT ON COLUMN reporting.deliveries.class IS 'transactional, promotional or a
 -- Name: COLUMN deliveries.channel; Type: COMMENT; Schema: reporting; Owner: -
 --
 
-COMMENT ON COLUMN reporting.deliveries.channel IS 'email, push, sms, in_app or webhook';
+COMMENT ON COLUMN reporting.deliveries.channel IS 'email, push, sms, in_app, webhook or chat';
 
 --
 -- Name: COLUMN deliveries.lane; Type: COMMENT; Schema: reporting; Owner: -
@@ -4933,7 +4933,7 @@ COMMENT ON COLUMN reporting.unconfirmed.category IS 'What kind of notification i
 -- Name: COLUMN unconfirmed.channel; Type: COMMENT; Schema: reporting; Owner: -
 --
 
-COMMENT ON COLUMN reporting.unconfirmed.channel IS 'email, push, sms, in_app or webhook';
+COMMENT ON COLUMN reporting.unconfirmed.channel IS 'email, push, sms, in_app, webhook or chat';
 
 --
 -- Name: COLUMN unconfirmed.address; Type: COMMENT; Schema: reporting; Owner: -
@@ -4951,7 +4951,7 @@ COMMENT ON COLUMN reporting.unconfirmed.domain IS 'The receiving domain of an em
 -- Name: COLUMN unconfirmed.reason; Type: COMMENT; Schema: reporting; Owner: -
 --
 
-COMMENT ON COLUMN reporting.unconfirmed.reason IS 'no_evidence: accepted, then silence. ambiguous_unresolved: not even whether it was accepted could be found out';
+COMMENT ON COLUMN reporting.unconfirmed.reason IS 'no_evidence: accepted, then silence. not_acknowledged: accepted by one that cannot be asked, and its device said nothing. ambiguous_unresolved: not even whether it was accepted could be found out';
 
 --
 -- Name: COLUMN unconfirmed.provider; Type: COMMENT; Schema: reporting; Owner: -
@@ -5073,7 +5073,7 @@ COMMENT ON COLUMN reporting.waiting.state IS 'accepted (not planned yet), queued
 -- Name: COLUMN waiting.reason; Type: COMMENT; Schema: reporting; Owner: -
 --
 
-COMMENT ON COLUMN reporting.waiting.reason IS 'Why: retry, rate_limited, unauthorized, held, replay, released, outcome_unknown, …; NULL is the ordinary wait for a turn';
+COMMENT ON COLUMN reporting.waiting.reason IS 'Why: retry, rate_limited, unauthorized, held, replay, released, outcome_unknown, endpoint_failing, …; NULL is the ordinary wait for a turn';
 
 --
 -- Name: COLUMN waiting.rows; Type: COMMENT; Schema: reporting; Owner: -

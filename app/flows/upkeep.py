@@ -43,9 +43,7 @@ async def upkeep(db: Database, settings: Settings) -> None:
     )
     items = await _until_none(
         db,
-        lambda conn: store.purge_inbox(
-            conn, limit=PURGE_BATCH, keep_seconds=settings.inbox.archived_retention_seconds
-        ),
+        lambda conn: store.purge_inbox(conn, limit=PURGE_BATCH, keep_seconds=settings.inbox.archived_retention_seconds),
     )
     log.info(
         "upkeep",

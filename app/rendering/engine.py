@@ -108,8 +108,7 @@ def compile_template(source: TemplateSource, limits: RenderLimits) -> Compiled:
     problems.settle()
     text = compiled("text", text_environment(), text_source, limits.source_chars)
     extras = {
-        name: compiled(f"extras.{name}", text_environment(), extra, limits.extra_chars)
-        for name, extra in source.extras
+        name: compiled(f"extras.{name}", text_environment(), extra, limits.extra_chars) for name, extra in source.extras
     }
     problems.settle()
     assert subject is not None
