@@ -2885,7 +2885,7 @@ COMMENT ON FUNCTION reporting.domain_of(channel text, address text) IS 'The rece
 
 CREATE FUNCTION store.id_floor(at timestamp with time zone) RETURNS uuid
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN ((lpad(to_hex(((EXTRACT(epoch FROM at) * (1000)::numeric))::bigint), 12, '0'::text) || '00000000000000000000'::text))::uuid;
+    RETURN ((lpad(to_hex(GREATEST((0)::bigint, ((EXTRACT(epoch FROM at) * (1000)::numeric))::bigint)), 12, '0'::text) || '00000000000000000000'::text))::uuid;
 
 --
 -- Name: FUNCTION id_floor(at timestamp with time zone); Type: COMMENT; Schema: store; Owner: -

@@ -1,6 +1,11 @@
 -- Every channel: what each keeps beside the deliveries themselves. Devices for push, the inbox for in-app, endpoints for
 -- outbound webhooks and chat, consents for SMS.
 
+-- No id was made before 1970: a time before it is the beginning, where once it came out as the end of all ids.
+CREATE OR REPLACE FUNCTION store.id_floor(at timestamptz) RETURNS uuid
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN (lpad(to_hex(greatest(0, (extract(epoch FROM at) * 1000)::bigint)), 12, '0') || '00000000000000000000')::uuid;
+
 -- Tenants, recipients, categories, templates ----------------------------------------------------------------------------
 
 ALTER TABLE store.tenants ADD COLUMN promotional_sender text CHECK (promotional_sender !~ '[\r\n]');
