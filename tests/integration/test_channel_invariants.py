@@ -1,4 +1,4 @@
-"""What the database itself guards of the channels, attacked with raw SQL: code may be wrong for a day, rows stay right."""
+"""What the database itself guards of the channels, attacked with raw SQL: code may be wrong for a day, rows are not."""
 
 from __future__ import annotations
 
@@ -452,8 +452,8 @@ async def through_sql(conn: AsyncConnection, tenant: Any, asked: dict[str, Any])
         async with conn.transaction():
             [(id,)] = await rows(
                 conn,
-                "SELECT landed.send(tenant => %s, recipient_id => %s, category => %s, template_id => %s, variables => %s,"
-                " channels => %s)",
+                "SELECT landed.send(tenant => %s, recipient_id => %s, category => %s, template_id => %s,"
+                " variables => %s, channels => %s)",
                 tenant.name,
                 asked["recipient_id"],
                 asked["category"],
