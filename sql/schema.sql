@@ -6093,6 +6093,12 @@ CREATE INDEX inbound_events_due ON ONLY store.inbound_events USING btree (due_at
 CREATE INDEX inbound_events_parked ON ONLY store.inbound_events USING btree (provider_message_id) WHERE (state = 'parked'::text);
 
 --
+-- Name: inbound_events_said; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE INDEX inbound_events_said ON ONLY store.inbound_events USING btree (due_at) WHERE ((kind = ANY (ARRAY['opted_out'::text, 'opted_in'::text])) AND (state = ANY (ARRAY['pending'::text, 'parked'::text])));
+
+--
 -- Name: inbox_items_archived; Type: INDEX; Schema: store; Owner: -
 --
 

@@ -25,13 +25,27 @@ ON CONFLICT (provider, reason, day) DO UPDATE
 SET refusals = r.refusals + 1, last_at = now(), last_detail = excluded.last_detail;
 
 -- name: claim_pending
-SELECT i.occurred_on, i.provider, i.event_key, i.source, i.evidence, i.received_at
-FROM store.inbound_events i
-WHERE i.state IN ('pending', 'parked')
-  AND i.due_at <= now()
-ORDER BY i.due_at
-LIMIT %(limit)s
-FOR UPDATE SKIP LOCKED;
+-- What people said comes before whatever else waits: until it is applied, they are sent to.
+WITH said AS (
+    SELECT i.occurred_on, i.provider, i.event_key, i.source, i.evidence, i.received_at
+    FROM store.inbound_events i
+    WHERE i.kind IN ('opted_out', 'opted_in')
+      AND i.state IN ('pending', 'parked')
+      AND i.due_at <= now()
+    ORDER BY i.due_at
+    LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+), others AS (
+    SELECT i.occurred_on, i.provider, i.event_key, i.source, i.evidence, i.received_at
+    FROM store.inbound_events i
+    WHERE i.kind NOT IN ('opted_out', 'opted_in')
+      AND i.state IN ('pending', 'parked')
+      AND i.due_at <= now()
+    ORDER BY i.due_at
+    LIMIT (SELECT %(limit)s - count(*) FROM said)
+    FOR UPDATE SKIP LOCKED
+)
+SELECT * FROM said UNION ALL SELECT * FROM others;
 
 -- name: match_message_ids
 -- For evidence that did not carry our own id back.

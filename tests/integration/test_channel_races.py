@@ -155,6 +155,15 @@ async def test_a_stop_that_commits_first_leaves_the_claim_that_waited_no_attempt
     assert await rows(seed, "SELECT FROM store.attempts") == []
 
 
+async def test_a_stop_waits_for_no_receipts(db, seed):
+    delivery = await waiting_text(seed)
+    await tell(db, *(Evidence(K.OTHER, f"receipt-{n}", NOW, provider_message_id="M1") for n in range(30)))
+    await seed.execute("UPDATE store.inbound_events SET due_at = now() - interval '1 hour'")
+    await tell(db, said(K.OPTED_OUT))
+    assert await apply(db, Settings(), limit=3) == 3
+    assert await blocks(seed) == {(delivery.tenant_id, "opted_out")}
+
+
 SPELLINGS = [
     "+49 1511 2345678",
     "+49 (1511) 234-5678",

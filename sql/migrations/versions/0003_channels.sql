@@ -65,6 +65,10 @@ ALTER TABLE store.inbound_events DROP CONSTRAINT inbound_events_source_check;
 ALTER TABLE store.inbound_events ADD CONSTRAINT inbound_events_source_check
     CHECK (source IN ('provider', 'lookup', 'device'));
 
+-- STOP waits for no receipts.
+CREATE INDEX inbound_events_said ON store.inbound_events (due_at)
+    WHERE kind IN ('opted_out', 'opted_in') AND state IN ('pending', 'parked');
+
 ALTER TABLE store.suppressions DROP CONSTRAINT suppressions_reason_check;
 ALTER TABLE store.suppressions ADD CONSTRAINT suppressions_reason_check
     CHECK (reason IN ('hard_bounce', 'soft_bounces', 'complaint', 'unsubscribe', 'opted_out', 'provider_suppressed', 'manual'));
