@@ -6009,6 +6009,12 @@ CREATE UNIQUE INDEX attempts_one_open ON ONLY store.attempts USING btree (shard,
 CREATE INDEX consents_address ON store.consents USING btree (channel, address, occurred_at);
 
 --
+-- Name: consents_told; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE UNIQUE INDEX consents_told ON store.consents USING btree (provider, event_key) WHERE (event_key IS NOT NULL);
+
+--
 -- Name: deliveries_due_first; Type: INDEX; Schema: store; Owner: -
 --
 

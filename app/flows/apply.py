@@ -309,11 +309,10 @@ async def _suppressed(
 async def _mind_consents(conn: Connection, told: Sequence[tuple[store.Pending, Evidence]]) -> None:
     """STOP and START (R-135). They bind every tenant: the number that was answered is shared by all who send from it.
 
-    What was said last holds, in whatever order it is heard (I16). Something older than that changes nothing any more,
-    nor what an operator made of it since.
+    What was said last holds, in whatever order and however often it is heard (I16). Something older than that changes
+    nothing any more, nor what an operator made of it since.
     """
-    await store.record_consents(conn, told, channel=CONSENT_CHANNEL)
-    heard = {(p.provider, p.event_key) for p, _ in told}
+    heard = await store.record_consents(conn, told, channel=CONSENT_CHANNEL)
     last = await store.last_said(conn, channel=CONSENT_CHANNEL, addresses=[e.address or "" for _, e in told])
     news = [said for said in last if (said.provider, said.event_key) in heard]
     for action, change in (("opt_out", store.opt_out), ("opt_in", store.opt_in)):

@@ -231,9 +231,11 @@ def _addresses(addresses: Sequence[tuple[int, str, str]]) -> dict[str, list[Any]
     }
 
 
-async def record_consents(conn: Connection, told: Sequence[tuple[Pending, Evidence]], *, channel: str) -> None:
-    """Appends who said what, and through whom it was heard."""
-    await conn.execute(
+async def record_consents(
+    conn: Connection, told: Sequence[tuple[Pending, Evidence]], *, channel: str
+) -> set[tuple[str, str]]:
+    """Appends who said what, and through whom it was heard; answers the (provider, event key) of what was news."""
+    cursor = await conn.execute(
         RECORD_CONSENTS,
         {
             "channel": channel,
@@ -245,6 +247,7 @@ async def record_consents(conn: Connection, told: Sequence[tuple[Pending, Eviden
             "occurred_ats": [e.occurred_at for _, e in told],
         },
     )
+    return {(provider, event_key) for provider, event_key in await cursor.fetchall()}
 
 
 @dataclass(frozen=True, slots=True)

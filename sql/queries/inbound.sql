@@ -238,11 +238,15 @@ WHERE i.occurred_on = s.occurred_on
   AND i.event_key = s.event_key;
 
 -- name: record_consents
+-- Answers what was news.
 INSERT INTO store.consents (channel, address, action, source, provider, event_key, data, occurred_at)
 SELECT %(channel)s, store.normalise_address(%(channel)s, c.address), c.action, 'recipient', c.provider, c.event_key,
        c.data::jsonb, c.occurred_at
 FROM unnest(%(addresses)s::text[], %(actions)s::text[], %(providers)s::text[], %(keys)s::text[], %(datas)s::text[],
-            %(occurred_ats)s::timestamptz[]) AS c(address, action, provider, event_key, data, occurred_at);
+            %(occurred_ats)s::timestamptz[]) AS c(address, action, provider, event_key, data, occurred_at)
+ORDER BY c.provider, c.event_key
+ON CONFLICT (provider, event_key) WHERE event_key IS NOT NULL DO NOTHING
+RETURNING provider, event_key;
 
 -- name: last_said
 -- The last word of each owner, whatever order they were heard in; of two at the same moment, the wish to be left alone.

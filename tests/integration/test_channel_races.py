@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -226,6 +227,22 @@ async def test_a_stop_that_comes_late_does_not_undo_the_start_after_it(db, seed)
     await apply_all(db)
     assert await blocks(seed) == set()
     assert len(await rows(seed, "SELECT FROM store.consents")) == 2
+
+
+async def test_what_was_said_once_is_not_said_again_when_it_is_told_again_the_next_day(db, seed):
+    """Twilio names no time: a webhook that comes again after midnight seems to be of that moment."""
+    tenant = await make_tenant(seed)
+    yesterday = NOW - timedelta(hours=30)
+    start, stop = said(K.OPTED_IN, at=yesterday), said(K.OPTED_OUT, at=yesterday + timedelta(minutes=5))
+    for fact in (start, stop, replace(start, occurred_at=NOW)):
+        await tell(db, fact)
+        await apply_all(db)
+    assert await blocks(seed) == {(tenant.id, "opted_out")}
+    assert len(await rows(seed, "SELECT FROM store.consents")) == 2
+    await seed.execute("SELECT landed.unsuppress(%s, 'sms', %s, 'they called us')", (tenant.name, PHONE))
+    await tell(db, replace(stop, occurred_at=NOW + timedelta(minutes=1)))
+    await apply_all(db)
+    assert await blocks(seed) == set()
 
 
 async def test_of_two_at_the_same_second_the_wish_to_be_left_alone_counts(db, seed):

@@ -127,6 +127,8 @@ CREATE TABLE store.consents (
     recorded_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX consents_address ON store.consents (channel, address, occurred_at);
+-- Said once, however often and on however many days a provider tells of it.
+CREATE UNIQUE INDEX consents_told ON store.consents (provider, event_key) WHERE event_key IS NOT NULL;
 CREATE TRIGGER consents_append_only BEFORE UPDATE OR DELETE ON store.consents
     FOR EACH ROW EXECUTE FUNCTION store.refuse_change();
 COMMENT ON TABLE store.consents IS
