@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 
 import structlog
+
+# What PostgreSQL adds to an error: the row that failed, or the key that was there already, with addresses and words.
+ROW = re.compile(r"\n(?:DETAIL|CONTEXT):.*?(?=\n\n(?:The above|During handling)|\Z)", re.DOTALL)
 
 
 def configure(level: str = "INFO", *, pretty: bool = False) -> None:
@@ -20,6 +24,7 @@ def configure(level: str = "INFO", *, pretty: bool = False) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.StackInfoRenderer(),
             structlog.processors.format_exc_info,
+            _without_rows,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
@@ -30,6 +35,16 @@ def configure(level: str = "INFO", *, pretty: bool = False) -> None:
     # Libraries that would otherwise print whole URLs, with credentials and addresses in them.
     for noisy in ("httpx", "httpcore", "aiohttp.access", "uvicorn.access"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+def _without_rows(
+    _: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """The event, its errors and tracebacks cut down to what went wrong."""
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = ROW.sub("", value)
+    return event
 
 
 def mask(address: str) -> str:

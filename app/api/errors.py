@@ -93,7 +93,7 @@ def answer_problem(request: Request[Any, Any, Any], error: Exception) -> Respons
     if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
         instance = f"urn:uuid:{uuid4()}"
         problem.document["instance"] = instance
-        log.error("request_failed", instance=instance, path=request.scope["path"], exc_info=error)
+        log.error("request_failed", instance=instance, path=request.scope.get("path_template"), exc_info=error)
     return problem.response()
 
 

@@ -4,18 +4,23 @@ nothing that a stranger writes into a message leads anywhere it should not.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
+import structlog
 
 from app.db import Database
-from app.domain.tokens import SentAttempt, click_url, open_url, read_click, receipt_token
+from app.domain.tokens import SentAttempt, Subscription, click_url, open_url, read_click, receipt_token, sign
 from app.flows import targets
 from app.flows.apply import apply
 from app.flows.compose import LINK
 from app.flows.intake import intake
+from app.log import configure
 from app.settings import Settings
 from app.store import devices, dispatch
 from tests.factories import (
@@ -388,3 +393,50 @@ def test_a_click_leads_to_the_very_url_that_was_signed():
     token = click_url(b"key", "https://notify.example.com", delivery, 3, url).rpartition("/")[2]
     link = read_click(b"key", token)
     assert (link.attempt, link.url) == (SentAttempt(delivery, 3), url)
+
+
+# -- logs ----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def logging_as_in_earnest() -> Iterator[None]:
+    configure()
+    structlog.configure(cache_logger_on_first_use=False)  # else loggers would keep this test's stderr
+    try:
+        yield
+    finally:
+        structlog.reset_defaults()
+
+
+async def test_no_log_line_holds_a_row_of_the_database(rest, capsys):
+    """Whatever the database refuses it quotes, and an error is logged."""
+    tenant, _ = await rest.tenant()
+    values = {"tenant_id": tenant.id, "channel": "sms", "detail": "a\n\nsecret"}
+    await make_suppression(rest.conn, address="+4915112345678", **values)
+    with logging_as_in_earnest():
+        for address in ("+4915112345678", "+49 1511 2345678"):
+            with pytest.raises(psycopg.Error, match="1511") as refused:
+                await make_suppression(rest.conn, address=address, **values)
+            structlog.get_logger().warning("refused", error=str(refused.value), exc_info=refused.value)
+            with pytest.raises(RuntimeError) as outer:
+                raise RuntimeError("and then") from refused.value
+            structlog.get_logger().warning("refused", exc_info=outer.value)
+    said = capsys.readouterr().err
+    assert said.count("duplicate key value") >= 2
+    assert said.count("violates check constraint") >= 2
+    assert said.count("RuntimeError: and then") == 2
+    assert "1511" not in said
+    assert "secret" not in said
+
+
+async def test_what_fails_unexpectedly_is_logged_without_the_token_in_its_path(rest, capsys):
+    """An unsubscribe link holds the address."""
+    await rest.conn.execute("ALTER TABLE store.suppressions RENAME TO elsewhere")
+    token = sign(SECRET.encode(), Subscription(1, "email", "ada@example.com", "news"))
+    with logging_as_in_earnest():
+        answer = await (await rest.anyone()).post(f"/u/{token}")
+    assert answer.status_code == 500
+    said = capsys.readouterr().err
+    assert "request_failed" in said
+    assert token not in said
+    assert "/u/{token" in said
