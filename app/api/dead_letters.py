@@ -32,7 +32,7 @@ AFTER: TypeAdapter[tuple[AwareDatetime, UUID]] = TypeAdapter(tuple[AwareDatetime
 
 class DeadLetterQuery(Query):
     category: Name | None = None
-    channel: Literal["email", "push", "sms", "in_app", "webhook"] | None = None
+    channel: Literal["email", "push", "sms", "in_app", "webhook", "chat"] | None = None
     provider: Name | None = None
     reason: Annotated[Line, Field(max_length=100)] | None = Field(
         default=None, description="retries_exhausted, rejected, render_failed"

@@ -15,6 +15,7 @@ import pytest
 import structlog
 
 from app.db import Database
+from app.domain.models import Channel
 from app.domain.tokens import SentAttempt, Subscription, click_url, open_url, read_click, receipt_token, sign
 from app.flows import targets
 from app.flows.apply import apply
@@ -224,6 +225,17 @@ async def test_opted_out_can_be_looked_for_and_not_be_given(rest):
     found = (await client.get(SUPPRESSIONS, params={"reason": "opted_out"})).json()["items"]
     assert [item["reason"] for item in found] == ["opted_out"]
     assert len((await client.get(SUPPRESSIONS, params={"address": "+49 1511-2345678"})).json()["items"]) == 2
+
+
+@pytest.mark.parametrize("channel", list(Channel))
+async def test_whoever_asks_for_a_channel_may_name_each(rest, channel):
+    _, client = await rest.tenant()
+    for url in ("/api/v1/dead-letters", SUPPRESSIONS):
+        assert (await client.get(url, params={"channel": channel})).status_code == 200, url
+    category = await client.put("/api/v1/categories/c", json={"class": "alert", "channels": [channel]})
+    assert category.status_code in (200, 201), category.text
+    recipient = await client.put("/api/v1/recipients/ada", json={"channels": [channel]})
+    assert recipient.status_code == 201
 
 
 # -- devices -------------------------------------------------------------------------------------------------------
