@@ -6063,6 +6063,12 @@ CREATE UNIQUE INDEX devices_key ON store.devices USING btree (tenant_id, recipie
 CREATE INDEX devices_recipient ON store.devices USING btree (tenant_id, recipient_id) WHERE (retired_at IS NULL);
 
 --
+-- Name: devices_retired; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE INDEX devices_retired ON store.devices USING btree (retired_at) WHERE (retired_at IS NOT NULL);
+
+--
 -- Name: devices_token; Type: INDEX; Schema: store; Owner: -
 --
 

@@ -34,6 +34,7 @@ async def upkeep(db: Database, settings: Settings) -> None:
             retention_days=math.ceil(times.retention_seconds / DAY),
             dead_letter_retention_seconds=times.dead_letter_retention_seconds,
         )
+    async with db.transaction() as conn:  # apart: a day that is dropped locks its whole table until the commit
         await store.purge_small(conn, token_keep_seconds=2 * times.webhook_window_seconds)
     keys = await _until_none(
         db,
@@ -45,6 +46,9 @@ async def upkeep(db: Database, settings: Settings) -> None:
         db,
         lambda conn: store.purge_inbox(conn, limit=PURGE_BATCH, keep_seconds=settings.inbox.archived_retention_seconds),
     )
+    devices = await _until_none(
+        db, lambda conn: store.purge_devices(conn, limit=PURGE_BATCH, keep_seconds=times.retention_seconds)
+    )
     log.info(
         "upkeep",
         partitions_made=made,
@@ -52,6 +56,7 @@ async def upkeep(db: Database, settings: Settings) -> None:
         days_kept=[str(day) for day, dropped in days if not dropped],
         keys_purged=keys,
         inbox_items_purged=items,
+        devices_purged=devices,
     )
 
 

@@ -17,6 +17,7 @@ PURGE_TOKENS = _q["purge_tokens"]
 PURGE_WORKERS = _q["purge_workers"]
 PURGE_BUCKETS = _q["purge_buckets"]
 PURGE_INBOX = _q["purge_inbox"]
+PURGE_DEVICES = _q["purge_devices"]
 BEAT = _q["beat"]
 
 
@@ -58,6 +59,11 @@ async def purge_small(conn: Connection, *, token_keep_seconds: float) -> None:
 async def purge_inbox(conn: Connection, *, limit: int, keep_seconds: float) -> int:
     """Deletes what was archived so long ago. Answers how much."""
     return (await conn.execute(PURGE_INBOX, {"limit": limit, "keep_seconds": keep_seconds})).rowcount
+
+
+async def purge_devices(conn: Connection, *, limit: int, keep_seconds: float) -> int:
+    """Deletes what was retired so long ago. Answers how much."""
+    return (await conn.execute(PURGE_DEVICES, {"limit": limit, "keep_seconds": keep_seconds})).rowcount
 
 
 async def beat(

@@ -58,6 +58,19 @@ WHERE i.tenant_id = old.tenant_id
   AND i.recipient_id = old.recipient_id
   AND i.id = old.id;
 
+-- name: purge_devices
+-- Nobody is sent to a retired device, and what once was is gone with its day: a token is no longer kept than that.
+DELETE FROM store.devices d
+USING (
+    SELECT r.id
+    FROM store.devices r
+    WHERE r.retired_at < now() - make_interval(secs => %(keep_seconds)s)
+    ORDER BY r.retired_at
+    LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+) AS old
+WHERE d.id = old.id;
+
 -- name: beat
 INSERT INTO store.workers (id, region, host, pid, lanes)
 VALUES (%(id)s, %(region)s, %(host)s, %(pid)s, %(lanes)s)

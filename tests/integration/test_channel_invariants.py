@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 from app.api.schemas import SendRequest, parse
 from app.errors import InvalidFields
 from app.flows.accept import Rules, validate
-from app.store import config
+from app.store import config, upkeep
 from tests.factories import (
     make_category,
     make_delivery,
@@ -27,6 +27,7 @@ from tests.factories import (
     make_tenant,
 )
 
+NOW = datetime.now(UTC)
 VERSIONS = Path(__file__).parents[2] / "sql" / "migrations" / "versions"
 
 
@@ -192,6 +193,14 @@ async def test_a_device_that_nothing_could_be_sent_to_cannot_be(conn, tenant, wr
     with pytest.raises(errors.CheckViolation):
         async with conn.transaction():
             await device(conn, tenant, **wrong)
+
+
+async def test_a_token_that_died_is_not_kept_for_ever(conn, tenant):
+    for age in (1, 100):
+        await device(conn, tenant, token=f"dead-{age}", retired_at=NOW - timedelta(days=age), retired_reason="moved")
+    await device(conn, tenant, created_at=NOW - timedelta(days=1000), registered_at=NOW - timedelta(days=1000))
+    assert await upkeep.purge_devices(conn, limit=10, keep_seconds=35 * 86400) == 1
+    assert await rows(conn, "SELECT token FROM store.devices ORDER BY token") == [("dead-1",), ("token",)]
 
 
 async def test_a_device_is_somebodys(conn, tenant):

@@ -187,6 +187,7 @@ CREATE UNIQUE INDEX devices_token ON store.devices (tenant_id, platform, token) 
 CREATE UNIQUE INDEX devices_key ON store.devices (tenant_id, recipient_id, platform, device_key)
     WHERE retired_at IS NULL AND device_key IS NOT NULL;
 CREATE INDEX devices_recipient ON store.devices (tenant_id, recipient_id) WHERE retired_at IS NULL;
+CREATE INDEX devices_retired ON store.devices (retired_at) WHERE retired_at IS NOT NULL;
 
 -- When a provider last took a push for an environment: only where others get through is a refused token itself to blame.
 CREATE TABLE store.push_environments (
