@@ -22,7 +22,6 @@ from app.store._queries import columns, load
 _q = load("inbox")
 LOCK_INBOXES = _q["lock_inboxes"]
 ADD_ITEMS = _q["add_items"]
-LOCK_INBOX = _q["lock_inbox"]
 PICK_ITEMS = _q["pick_items"]
 CHANGE_ITEMS = _q["change_items"]
 ONE_SNAPSHOT = _q["one_snapshot"]
@@ -161,7 +160,8 @@ async def add_items(conn: Connection, items: Sequence[NewItem]) -> None:
 
 async def lock(conn: Connection, inbox: Inbox) -> None:
     """Until the transaction ends, nobody else changes this inbox; what comes next in it sees all of it."""
-    await conn.execute(LOCK_INBOX, _key(inbox))
+    # Made if it is not there yet: what is not there cannot be locked, and might be there in the next statement.
+    await conn.execute(LOCK_INBOXES, {"tenant_ids": [inbox.tenant_id], "recipient_ids": [inbox.recipient_id]})
 
 
 async def pick_items(conn: Connection, inbox: Inbox, action: Action, *, version: int, limit: int) -> list[UUID]:

@@ -40,12 +40,6 @@ FROM (SELECT tenant_id, recipient_id, max(version) AS version, count(*) AS items
 WHERE b.tenant_id = a.tenant_id
   AND b.recipient_id = a.recipient_id;
 
--- name: lock_inbox
-SELECT FROM store.inboxes b
-WHERE b.tenant_id = %(tenant_id)s
-  AND b.recipient_id = %(recipient_id)s
-FOR UPDATE;
-
 -- name: pick_items
 -- Of what had arrived by then and is not archived, the next that the action would change.
 SELECT i.id
