@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 from psycopg import AsyncConnection
 
@@ -347,6 +348,18 @@ async def test_one_item_read_in_two_tabs_at_once_is_counted_once(dsn):
         assert await reading == 0
         await other.commit()
         assert await counters(reader, tenant) == (2, 0, 0)
+
+
+async def test_an_inbox_that_is_not_there_yet_can_be_locked_too(dsn):
+    async with connected(dsn, 2) as (actor, adder):
+        tenant = await make_tenant(actor)
+        await actor.commit()
+        await inbox.lock(actor, Inbox(tenant.id, "nobody-yet"))
+        await adder.execute("SET lock_timeout = '100ms'")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            await inbox.add_items(adder, [item(tenant, "nobody-yet")])
+        await adder.rollback()
+        await actor.rollback()
 
 
 async def test_lanes_that_share_recipients_do_not_deadlock_and_a_resume_misses_nothing(dsn):
