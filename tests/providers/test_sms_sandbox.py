@@ -259,9 +259,9 @@ async def test_why_a_text_did_not_arrive_is_understood(vendor, sandbox, script):
     message = text(script)
     await vendor.send(message)
     await sandbox.settled()
-    last = vendor.facts(message)[-1]
-    assert (last.kind, last.bounce_class) == FATES[script][vendor.adapter.name]
-    assert last.suppress_reason == ("hard_bounce" if last.bounce_class is BounceClass.HARD else None)
+    [end] = [fact for fact in vendor.facts(message) if fact.kind is not EvidenceKind.ACCEPTED]
+    assert (end.kind, end.bounce_class) == FATES[script][vendor.adapter.name]
+    assert end.suppress_reason == ("hard_bounce" if end.bounce_class is BounceClass.HARD else None)
 
 
 async def test_a_text_that_is_never_confirmed_stays_accepted(vendor, sandbox):
@@ -301,7 +301,7 @@ async def test_what_people_answer_is_heard(vendor, sandbox, script, kinds):
     await vendor.send(message)
     await sandbox.settled()
     inbound = [fact for fact in vendor.facts(message) if fact.data.get("inbound")]
-    assert [fact.kind for fact in inbound] == kinds
+    assert sorted(fact.kind for fact in inbound) == sorted(kinds)
     assert {fact.address for fact in inbound} == {message.to}
     assert (await vendor.send(message)).kind is (
         OutcomeKind.RECIPIENT_INVALID
@@ -322,7 +322,7 @@ async def test_twilios_own_judgement_of_an_answer_is_heard(tmp_path, adapters, t
             told = await person.post("/sandbox/twilio/replies", json={"recipient": message.to, "text": "Stop"})
         assert told.status_code == 204
         await sandbox.settled()
-    assert vendor.facts(message)[-1].kind is EvidenceKind.OPTED_OUT
+    assert EvidenceKind.OPTED_OUT in {fact.kind for fact in vendor.facts(message)}
 
 
 @pytest.mark.parametrize("name", ["twilio", "sinch"])
@@ -353,6 +353,6 @@ async def test_a_callback_and_a_lookup_tell_the_same_fact(adapters, transport, r
     await asyncio.to_thread(wait_until, lambda: vendor.facts(message)[-1:], what="a callback")
     await sandbox.settled()
     by_lookup = (await vendor.look_up(message, outcome.provider_message_id))[-1].evidence[-1]
-    by_callback = vendor.facts(message)[-1]
+    [by_callback] = [fact for fact in vendor.facts(message) if fact.kind is not EvidenceKind.ACCEPTED]
     assert (by_lookup.event_key, by_lookup.kind) == (by_callback.event_key, by_callback.kind)
     assert by_lookup.bounce_class is by_callback.bounce_class
