@@ -405,9 +405,10 @@ async def test_what_an_outage_swallowed_is_proven_not_sent(rig_for, vendor):
 
 @pytest.mark.parametrize("vendor", ["ses", "sendgrid", "postmark"])
 @pytest.mark.parametrize("script", ["anyone", "bounce", "soft-bounce"])
-async def test_a_webhook_and_a_lookup_tell_the_same_facts(rig_for, vendor, script):
+async def test_a_webhook_and_a_lookup_tell_the_same_facts(rig_for, sandbox, vendor, script):
     rig, what = rig_for(vendor), message(script)
     outcome = await rig.send(what)
+    await asyncio.to_thread(sandbox.wait_until_settled)
     end = EvidenceKind.DELIVERED if script == "anyone" else EvidenceKind.BOUNCED
     by_webhook = await rig.told(what, {end})
 

@@ -87,8 +87,12 @@ def test_no_forged_callback_makes_a_text_delivered(system: System) -> None:
     number = phone(153)
     notification = system.notify(system.reachable(phone=number), "sms")
     assert system.delivered_as(notification, "bounced", "delivered")["state"] == "bounced"
-    refused = system.rows("SELECT reason FROM reporting.webhook_refusals WHERE provider = 'twilio'")
-    assert "forged" in {row["reason"] for row in refused}
+
+    def refused() -> bool:
+        rows = system.rows("SELECT reason FROM reporting.webhook_refusals WHERE provider = 'twilio'")
+        return "forged" in {row["reason"] for row in rows}
+
+    wait_until(refused, what="the lie among the refusals")
 
 
 @pytest.mark.parametrize("script", [160, 161, 162], ids=["429", "503", "401"])
