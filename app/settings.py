@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -19,7 +19,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from app.domain.models import Channel, NotificationClass, Platform
+from app.domain.models import Channel, NotificationClass
+from app.domain.routing import RouteKey, Routes
 from app.errors import ConfigurationError
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
@@ -166,8 +167,51 @@ class Inbox(Section):
     archived_retention_seconds: Seconds = 90 * DAY  # how long what its owner archived is kept
 
 
-# A push goes by the platform of its device, and each has a provider of its own; every other channel is a route.
-ROUTES = tuple(str(c) for c in Channel if c != Channel.PUSH) + tuple(f"push.{p}" for p in Platform)
+class Breakers(Section):
+    """When a provider is left alone, and how it comes back (RELIABILITY, E)."""
+
+    window_seconds: Seconds = 30.0  # of calls that are looked at
+    failures_min: int = Field(default=5, ge=1)  # fewer say nothing
+    failure_rate: float = Field(default=0.5, gt=0, le=1)  # of the calls in the window: opens the breaker
+    cool_off_seconds: Seconds = 15.0  # then one delivery tries; twice as long after each that fails
+    cool_off_max_seconds: Seconds = 5 * MINUTE
+    degraded_rate: float = Field(default=0.2, gt=0, le=1)  # of failures: halves a share; a quarter of it doubles it
+    slow_seconds: Seconds = 3.0  # a call that takes longer is slow
+    slow_rate: float = Field(default=0.5, gt=0, le=1)  # of slow calls: halves a provider's share
+    calls_min: int = Field(default=20, ge=1)  # fewer lower no share
+    share_min: float = Field(
+        default=0.1, gt=0, le=1
+    )  # what is left of its weight at least, and what it comes back with
+    shift_seconds: Seconds = 15.0  # between two changes of a share
+
+
+class Shedding(Section):
+    """How late the oldest urgent work may be before promotional claims pause (R-168); half of it lets them go on."""
+
+    transactional_seconds: Seconds = 30.0
+    alert_seconds: Seconds = 10.0
+
+
+class Choice(Section):
+    """One provider of a route. order: who is asked first; those of the same order share by weight."""
+
+    provider: str
+    order: int = Field(ge=1)
+    weight: float = Field(default=1.0, gt=0)
+
+
+def _in_order(given: Any) -> Any:
+    """A name alone is a choice, and comes after the one before it unless it says otherwise."""
+    if not isinstance(given, list | tuple):
+        return given
+    entries = [{"provider": entry} if isinstance(entry, str) else entry for entry in given]
+    return [
+        {"order": place, **entry} if isinstance(entry, dict) else entry for place, entry in enumerate(entries, start=1)
+    ]
+
+
+Route = Annotated[tuple[Choice, ...], BeforeValidator(_in_order)]
+
 OWN_CHANNELS = {
     "in_app": ("inbox", "inbox"),
     "webhook": ("webhooks", "standard-webhooks"),
@@ -219,7 +263,9 @@ class Settings(BaseSettings):
     endpoints: Endpoints = Endpoints()
     inbox: Inbox = Inbox()
     providers: dict[str, dict[str, Any]] = {}  # account name -> {"adapter": "mailgun", ...}
-    routes: dict[str, tuple[str, ...]] = {}  # route, "email" or "push.ios" -> account names; the first is used
+    breakers: Breakers = Breakers()
+    shedding: Shedding = Shedding()
+    routes: dict[str, Route] = {}  # "email", "push.ios", "sms.GB", "sms@acme" -> its providers
 
     @classmethod
     def settings_customise_sources(
@@ -248,13 +294,34 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def routes_lead_somewhere(self) -> Self:
-        for route, names in self.routes.items():
-            if route not in ROUTES:
-                raise ValueError(f"routes.{route} is not a route; routes are {', '.join(ROUTES)}")
+        for route, choices in self.routes.items():
+            try:
+                RouteKey.parse(route)
+            except ValueError as error:
+                raise ValueError(f"routes.{error}") from None
+            names = [choice.provider for choice in choices]
             for name in names:
                 if name not in self.providers:
                     raise ValueError(f"routes.{route} names provider {name!r}, which providers does not define")
+                if names.count(name) > 1:
+                    raise ValueError(f"routes.{route} names provider {name!r} twice")
         return self
+
+    def routing(self) -> Routes:
+        """The routes that lead somewhere."""
+        return Routes(RouteKey.parse(route) for route, choices in self.routes.items() if choices)
+
+    def accounts(self, channel: str, part: str | None = None) -> tuple[str, ...]:
+        """The provider accounts that any route of a channel names, each once. part: of one platform alone."""
+        keys = ((RouteKey.parse(route), choices) for route, choices in self.routes.items())
+        return tuple(
+            dict.fromkeys(
+                choice.provider
+                for key, choices in keys
+                if key.channel == channel and part in (None, key.part)
+                for choice in choices
+            )
+        )
 
     @property
     def vendors(self) -> dict[str, dict[str, Any]]:

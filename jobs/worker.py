@@ -23,9 +23,11 @@ import uvloop
 
 from app.db import HOT_PATH_OPTIONS, Database, listen
 from app.domain.models import NotificationClass
-from app.domain.plan import ROUTE_DEFAULT, lane_of
+from app.domain.plan import lane_of
+from app.domain.routing import RouteKey
 from app.errors import ConfigurationError, LandedError, Unavailable
 from app.flows.apply import apply
+from app.flows.control import Control
 from app.flows.dispatch import Dispatcher, Lane
 from app.flows.fan_out import fan_out
 from app.flows.intake import intake
@@ -40,6 +42,7 @@ from app.rendering.pool import RenderPool
 from app.secrets import signing_secret
 from app.settings import Settings, load_settings
 from app.store import upkeep as store
+from app.store.control import PublishedLane
 from jobs.tasks import Tools, register
 
 log = structlog.get_logger()
@@ -49,15 +52,16 @@ FAN_OUT_BATCH = 500  # status events in one transaction
 QUEUE_RESTART_SECONDS = 2.0
 CONNECTIONS_PER_LANE = 3  # claim, record, look ahead
 CONNECTIONS_MAX = 24  # for all lanes together
+CONNECTIONS_APART = 6  # the loops, control, the heartbeat
 
 
 def lanes_of(settings: Settings) -> list[Lane]:
-    """Every lane this configuration serves: each route in each class. A push route is its platform's."""
+    """Every lane this configuration serves: each route in each class."""
     return [
-        Lane(lane_of(channel, klass, platform or ROUTE_DEFAULT), channel, klass, names[0])
-        for route, names in settings.routes.items()
-        if names
-        for channel, _, platform in [route.partition(".")]
+        Lane(lane_of(key, klass), key.channel, klass, choices)
+        for route, choices in settings.routes.items()
+        if choices
+        for key in [RouteKey.parse(route)]
         for klass in NotificationClass
     ]
 
@@ -72,6 +76,22 @@ def matching(lanes: Sequence[Lane], patterns: Sequence[str]) -> list[Lane]:
     return [lane for lane in lanes if not patterns or any(fnmatchcase(lane.name, pattern) for pattern in patterns)]
 
 
+def _published(lane: Lane) -> PublishedLane:
+    choices = [choice.model_dump() for choice in lane.choices]
+    return PublishedLane(lane.name, lane.channel, lane.klass, choices)
+
+
+def _check_channels(lanes: Sequence[Lane], providers: ProviderSet) -> None:
+    """A provider serves the channel it was written for."""
+    for lane in lanes:
+        for choice in lane.choices:
+            channel = providers.get(choice.provider).capabilities.channel
+            if channel != lane.channel:
+                raise ConfigurationError(
+                    f"routes: {choice.provider} delivers {channel}, so it cannot serve lane {lane.name}"
+                )
+
+
 class Worker:
     def __init__(self, settings: Settings, dsn: str, patterns: Sequence[str] = ()) -> None:
         """Raises ConfigurationError for a pattern that no lane matches."""
@@ -80,10 +100,12 @@ class Worker:
         self.dsn = dsn
         self.lanes = matching(lanes_of(settings), patterns)
         self.providers = ProviderSet(settings.providers)
+        _check_channels(self.lanes, self.providers)
         self.signing_key = signing_secret(settings)
         # Most lanes are idle most of the time: a server takes a hundred connections, and is not ours alone.
-        size = min(CONNECTIONS_PER_LANE * len(self.lanes), CONNECTIONS_MAX) + len(NotificationClass) + 5
+        size = min(CONNECTIONS_PER_LANE * len(self.lanes), CONNECTIONS_MAX) + len(NotificationClass) + CONNECTIONS_APART
         self.db = Database(dsn, name="landed worker", size_max=size, options=HOT_PATH_OPTIONS, check=False)
+        self._control = Control(self.db, self.providers, settings, self.id)
         self._loops: dict[str, asyncio.Event] = {}
         self._woken: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)  # by lane
         self._stopping = asyncio.Event()
@@ -95,11 +117,13 @@ class Worker:
             await stack.enter_async_context(self.db)
             await ensure_partitions(self.db, self.settings)
             await self._open_shared(stack)
+            await self._control.publish([_published(lane) for lane in self.lanes])
             dispatchers = [await self._dispatcher(lane, stack) for lane in self.lanes]
             await self._beat()
             background = [
                 asyncio.create_task(listen(self.dsn, ["landed_wake"], self._heard(dispatchers))),
                 asyncio.create_task(self._beat_for_ever()),
+                asyncio.create_task(self._control.run()),
                 asyncio.create_task(self._run_queue()),
             ]
             working = [asyncio.create_task(d.run()) for d in dispatchers] + [
@@ -144,21 +168,25 @@ class Worker:
     # Lanes ------------------------------------------------------------------------------------------------------
 
     async def _dispatcher(self, lane: Lane, stack: contextlib.AsyncExitStack) -> Dispatcher:
-        """Each lane has its own connections: a provider that hangs keeps only its own."""
-        transport = await stack.enter_async_context(
-            open_transport(
-                self.providers.get(lane.provider).capabilities.transport,
-                connections_max=self.settings.worker.share(lane.klass).concurrency,
-                endpoints=self.settings.endpoints,
+        """Each lane has its own connections to each of its providers: one that hangs keeps only its own."""
+        transports = {
+            choice.provider: await stack.enter_async_context(
+                open_transport(
+                    self.providers.get(choice.provider).capabilities.transport,
+                    connections_max=self.settings.worker.share(lane.klass).concurrency,
+                    endpoints=self.settings.endpoints,
+                )
             )
-        )
+            for choice in lane.choices
+        }
         return Dispatcher(
             lane,
             db=self.db,
             providers=self.providers,
-            transport=transport,
+            transports=transports,
             access=self._access,
             renderer=self._renderers[lane.klass],
+            control=self._control,
             settings=self.settings,
             worker_id=self.id,
             signing_key=self.signing_key,

@@ -20,7 +20,7 @@ from app.api.paging import lists, read_query
 from app.api.recipient_auth import presents_key, recipient_of
 from app.api.schemas import Body, Line, RecipientId, read_model, takes
 from app.api.state import Api, ApiState
-from app.domain.models import Platform
+from app.domain.models import Channel, Platform
 from app.errors import FieldError, Forbidden, InvalidFields, NotFound
 from app.providers.guarded import check_url
 from app.settings import Settings
@@ -196,8 +196,7 @@ def _token(token: str, platform: Platform, settings: Settings) -> str:
 
 def _ios_goes_through_fcm(settings: Settings) -> bool:
     """Whether iPhones are reached through Firebase here; their tokens are then Firebase's, which hold a colon."""
-    accounts = settings.routes.get(f"push.{Platform.IOS}", ())
-    return any(settings.providers[account].get("adapter") == FCM for account in accounts)
+    return any(settings.providers[name].get("adapter") == FCM for name in settings.accounts(Channel.PUSH, Platform.IOS))
 
 
 def _subscription(subscription: PushSubscription, settings: Settings) -> tuple[str, str, str]:

@@ -391,7 +391,7 @@ async def _check_address(api: ApiState, url: str, format: str) -> None:
 
 
 def _chat(api: ApiState) -> Chat:
-    for account in api.settings.routes.get(Channel.CHAT, ()):
+    for account in api.settings.accounts(Channel.CHAT):
         provider = make_provider(account, api.settings.providers[account])
         if isinstance(provider, Chat):
             return provider

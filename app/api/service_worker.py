@@ -11,7 +11,7 @@ from litestar.status_codes import HTTP_200_OK, HTTP_304_NOT_MODIFIED
 
 from app.api.headers import header
 from app.api.state import Api
-from app.domain.models import Platform
+from app.domain.models import Channel, Platform
 from app.errors import NotFound
 from app.providers.web_push import WebPush
 
@@ -44,7 +44,7 @@ def helper(request: Request[Any, Any, Any]) -> Response[bytes]:
 @get("/push/vapid-public-key", media_type=MediaType.TEXT, tags=["devices"], security=[{}], sync_to_thread=False)
 def vapid_public_key(api: Api) -> Response[str]:
     """What a page subscribes with (``applicationServerKey``), base64url. 404 where no push goes to browsers."""
-    for account in api.settings.routes.get(f"push.{Platform.WEB}", ()):
+    for account in api.settings.accounts(Channel.PUSH, Platform.WEB):
         provider = api.providers.get(account)
         if isinstance(provider, WebPush):
             return Response(provider.public_key, headers={"access-control-allow-origin": "*"})

@@ -171,8 +171,8 @@ def _of_providers(settings: Settings) -> Iterator[Check]:
     if not settings.vendors:
         hint = "docs/how-to/use-real-mailgun.md shows how; `landed up` brings a sandbox of its own"
         yield Check("routes", "warn", "no channel is routed to a vendor", hint)
-    for channel, names in settings.routes.items():
-        yield Check("routes", "ok", f"{channel}: {', '.join(names)}")
+    for route, choices in settings.routes.items():
+        yield Check("routes", "ok", f"{route}: {', '.join(choice.provider for choice in choices)}")
     for name, account in settings.vendors.items():
         yield _of_account(name, account)
 

@@ -88,6 +88,32 @@ def phone(value: str) -> str:
             raise ValueError(f"is no phone number that country code +{number.country_code} has")
 
 
+def country(phone: str) -> str | None:
+    """ISO 3166-1 of an E.164 number, as far as its numbering plan tells; None for what belongs to no country."""
+    for digits in (1, 2, 3):
+        regions = phonenumbers.COUNTRY_CODE_TO_REGION_CODE.get(_number(phone[1 : digits + 1]))
+        if regions is not None:
+            return _region(phone) if len(regions) > 1 else _known(regions[0])
+    return None
+
+
+def _number(digits: str) -> int:
+    return int(digits) if digits.isdecimal() else 0
+
+
+def _region(phone: str) -> str | None:
+    """One of several countries that share a code, as +1 is shared."""
+    try:
+        number = phonenumbers.parse(phone)
+    except phonenumbers.NumberParseException:
+        return None
+    return _known(phonenumbers.region_code_for_number(number))
+
+
+def _known(region: str | None) -> str | None:
+    return None if region is None or region == phonenumbers.REGION_CODE_FOR_NON_GEO_ENTITY else region
+
+
 def endpoint_id(value: str) -> str:
     """The id of a registered endpoint, in its one spelling."""
     return _id(value, "must be the id of an endpoint, as POST /api/v1/endpoints answers it")

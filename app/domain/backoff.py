@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from app.domain.models import DeliveryState, Outcome, OutcomeKind
@@ -25,7 +26,10 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The delivery's next state; ``due_at`` is None exactly when that state is terminal (I9)."""
+    """The delivery's next state; ``due_at`` is None exactly when that state is terminal (I9).
+
+    failed_over: another provider of its route is asked at once, before this one is asked again.
+    """
 
     state: DeliveryState
     attempt_state: str
@@ -33,6 +37,7 @@ class Decision:
     due_at: datetime | None
     burns: bool = False
     pause_provider_seconds: float | None = None
+    failed_over: bool = False
 
 
 def decide(
@@ -43,11 +48,19 @@ def decide(
     now: datetime,
     jitter: float,
     policy: RetryPolicy,
+    elsewhere: bool = False,
+    probe: bool = False,
 ) -> Decision:
     """What one outcome means for its delivery.
 
     failures: budget spent before this call. jitter: a random number in [0, 1), handed in.
+    elsewhere: another provider of its route takes calls and has not refused it. Only after a definite non-send does it
+    go there (R-164, I5); a rung of the ladder is spent when all have refused.
+    probe: the call tried whether a provider is back, so that its failure was none of the delivery's.
     """
+
+    def over(pause: float | None = None) -> Decision:
+        return replace(wait(0, "failover", pause=pause), failed_over=True)
 
     def wait(seconds: float, reason: str, *, burns: bool = False, pause: float | None = None) -> Decision:
         # Never past expiry: then the row is due when it expires, and its end is recorded in time.
@@ -65,6 +78,10 @@ def decide(
         case OutcomeKind.RELEASED:
             due = min(now + timedelta(seconds=max(outcome.retry_after_seconds or 0.0, 0.0)), max(expires_at, now))
             return Decision(DeliveryState.QUEUED, "not_sent", "released", due)
+        case OutcomeKind.TRANSIENT if elsewhere:
+            return over()
+        case OutcomeKind.TRANSIENT if probe:
+            return wait(max(policy.ladder[0], _clamp(outcome.retry_after_seconds or 0.0, policy)), "probe_failed")
         case OutcomeKind.TRANSIENT if failures < len(policy.ladder):
             at_least = _clamp(outcome.retry_after_seconds or 0.0, policy)
             return wait(max(policy.ladder[failures], at_least), "retry", burns=True)
@@ -74,10 +91,9 @@ def decide(
         case OutcomeKind.RATE_LIMITED:
             asked = outcome.retry_after_seconds
             seconds = _clamp(RETRY_AFTER_DEFAULT_SECONDS if asked is None else asked, policy)
-            return wait(seconds, "rate_limited", pause=seconds)
+            return over(seconds) if elsewhere else wait(seconds, "rate_limited", pause=seconds)
         case OutcomeKind.UNAUTHORIZED:
-            seconds = policy.unauthorized_pause_seconds
-            return wait(seconds, "unauthorized", pause=seconds)
+            return over() if elsewhere else wait(policy.unauthorized_pause_seconds, "unauthorized")
         case OutcomeKind.RECIPIENT_INVALID:
             state = "not_sent" if outcome.status_code is None else "refused"
             return Decision(DeliveryState.FAILED, state, outcome.reason or "recipient_invalid", None)
@@ -90,7 +106,9 @@ NEVER_LEFT = frozenset({OutcomeKind.TRANSIENT, OutcomeKind.RELEASED, OutcomeKind
 
 
 def _clamp(seconds: float, policy: RetryPolicy) -> float:
-    return min(max(seconds, 1.0), policy.retry_after_max_seconds)
+    """What is no number is as if nothing had been said."""
+    given = RETRY_AFTER_DEFAULT_SECONDS if math.isnan(seconds) else seconds
+    return min(max(given, 1.0), policy.retry_after_max_seconds)
 
 
 def next_lookup(

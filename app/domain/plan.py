@@ -8,8 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from app.domain.models import Channel, DeliveryState
-
-ROUTE_DEFAULT = "default"
+from app.domain.routing import RouteKey, Routes
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +29,8 @@ class Subject:
     devices: Mapping[str, Sequence[str]] = field(default_factory=dict)
     preferred: Sequence[str] = ()
     channels_named: bool = False
+    tenant: str = ""
+    country: str | None = None  # of the phone number, ISO 3166-1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Planned:
     address: str
     state: DeliveryState
     reason: str | None
+    country: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +51,21 @@ class Plan:
     trace: tuple[dict[str, Any], ...]
 
 
-def lane_of(channel: str, category_class: str, route: str = ROUTE_DEFAULT) -> str:
-    return f"{channel}.{category_class}.{route}"
+def lane_of(key: RouteKey, category_class: str) -> str:
+    return f"{key.channel}.{category_class}.{key.name}"
 
 
-def plan(subject: Subject, now: datetime, routes: frozenset[str]) -> Plan:
+def plan(subject: Subject, now: datetime, routes: Routes) -> Plan:
     """The deliveries of one notification and the decision trace: each rule, its input, its verdict (R-069, R-070).
 
     Every requested channel yields at least one delivery, so whatever the rules refuse is still there to be seen; push
-    yields one for each device. routes: what this configuration has a provider for, ``email`` or ``push.ios``.
+    yields one for each device. routes: what this configuration has providers for.
     """
     trace: list[dict[str, Any]] = [_rule("recipient", subject.recipient_active, _recipient_verdict(subject))]
     if subject.expires_at <= now:
         trace.append(_rule("validity", subject.expires_at.isoformat(), "expired"))
     deliveries = tuple(
-        _Delivery(subject, channel, address, platform, trace).plan(now, routes)
+        _Delivery(subject, channel, address, platform, _route(subject, channel, platform, routes), trace).plan(now)
         for channel in subject.channels
         for platform, address in _targets(subject, channel)
     )
@@ -80,17 +82,23 @@ def _targets(subject: Subject, channel: str) -> Iterator[tuple[str | None, str |
         yield from ((platform, device) for platform, devices in sorted(subject.devices.items()) for device in devices)
 
 
+def _route(subject: Subject, channel: str, platform: str | None, routes: Routes) -> RouteKey | None:
+    country = subject.country.lower() if subject.country and channel == Channel.SMS else None
+    return routes.find(channel, platform or country, subject.tenant)
+
+
 @dataclass(frozen=True, slots=True)
 class _Delivery:
-    """One delivery in the making: its first rule that refuses decides."""
+    """One delivery in the making: its first rule that refuses decides. route: None where no provider serves it."""
 
     subject: Subject
     channel: str
     address: str | None
     platform: str | None
+    route: RouteKey | None
     trace: list[dict[str, Any]]
 
-    def plan(self, now: datetime, routes: frozenset[str]) -> Planned:
+    def plan(self, now: datetime) -> Planned:
         subject, channel = self.subject, self.channel
         if not subject.recipient_active:
             return self._end("recipient", subject.recipient_active, DeliveryState.FAILED, "recipient_inactive")
@@ -103,24 +111,25 @@ class _Delivery:
             return self._end("suppression", why, DeliveryState.SUPPRESSED, f"suppressed:{why}")
         if subject.expires_at <= now:
             return self._end("validity", subject.expires_at.isoformat(), DeliveryState.EXPIRED, "expired")
-        if self._route not in routes:
-            return self._end("route", self._route, DeliveryState.FAILED, "no_route")
+        if self.route is None:
+            named = channel if self.platform is None else f"{channel}.{self.platform}"
+            return self._end("route", named, DeliveryState.FAILED, "no_route")
         self._trace("address", "known" if self.platform is None else f"{self.platform} device", "ok")
         self._trace("suppression", "none", "ok")
         self._trace("lane", self._lane, "send")
-        return Planned(channel, self._lane, self.address, DeliveryState.QUEUED, None)
-
-    @property
-    def _route(self) -> str:
-        return self.channel if self.platform is None else f"{self.channel}.{self.platform}"
+        return self._planned(DeliveryState.QUEUED, None)
 
     @property
     def _lane(self) -> str:
-        return lane_of(self.channel, self.subject.category_class, self.platform or ROUTE_DEFAULT)
+        return lane_of(self.route or RouteKey(self.channel, self.platform), self.subject.category_class)
 
     def _end(self, rule: str, given: Any, state: DeliveryState, reason: str) -> Planned:
         self._trace(rule, given, reason)
-        return Planned(self.channel, self._lane, self.address or "", state, reason)
+        return self._planned(state, reason)
+
+    def _planned(self, state: DeliveryState, reason: str | None) -> Planned:
+        country = self.subject.country if self.channel == Channel.SMS else None
+        return Planned(self.channel, self._lane, self.address or "", state, reason, country)
 
     def _trace(self, rule: str, given: Any, verdict: str) -> None:
         self.trace.append(_rule(f"{self.channel}.{rule}", given, verdict))

@@ -118,7 +118,7 @@ class Rules:
         # is to spare.
         memory = next(rule for rule in settings.time_chain() if rule.rule == "3")
         return cls(
-            channels=frozenset(route.partition(".")[0] for route, accounts in settings.routes.items() if accounts),
+            channels=frozenset(channel for channel in Channel if settings.accounts(channel)),
             validity_max=timedelta(seconds=settings.times.validity_seconds),
             send_ahead_max=timedelta(seconds=memory.right_seconds - memory.left_seconds),
         )

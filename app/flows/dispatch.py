@@ -1,11 +1,12 @@
 """dispatch: one lane, from claim to record.
 
-    claim    lock due deliveries, write their intents, commit durably           (transaction)
-    send     render, build, call the provider, classify                         (no transaction, no lock held: I14)
-    record   all outcomes that have come in meanwhile, in one statement         (transaction)
+    claim    lock due deliveries, give each a provider, write their intents, commit durably      (transaction)
+    send     render, build, call the provider, classify             (no transaction, no lock held: I14; flows.line)
+    record   all outcomes that have come in meanwhile, in one statement                          (transaction)
 
 Only what a clean commit returned is sent (I1), only within the gate after that commit began (I6). An outcome that
-cannot be recorded is not lost: its lease runs out, and ``reconcile`` resolves it.
+cannot be recorded is not lost: its lease runs out, and ``reconcile`` resolves it. After a definite non-send another
+provider of the lane's route may be asked at once (R-164); after an unknown outcome nobody is (I5).
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import deque
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections import Counter, defaultdict
+from collections.abc import Collection, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -25,70 +25,48 @@ import structlog
 
 from app.crash import Step, crash_point
 from app.db import Connection, Database
-from app.domain import sms
 from app.domain.backoff import Decision, RetryPolicy, decide
 from app.domain.models import Channel, Evidence, EvidenceKind, NotificationClass, Outcome, OutcomeKind
-from app.errors import InvalidFields, NotDurable, TemplateRenderError, Unavailable
+from app.domain.routing import assign
+from app.errors import NotDurable, TemplateRenderError, Unavailable
 from app.flows import targets
-from app.flows.compose import InboxContent, Target, compose, compose_inbox, data_only
+from app.flows.compose import data_only
+from app.flows.control import Control
+from app.flows.line import Finished, Job, Line
 from app.flows.targets import Settled
 from app.providers.access import AccessTokens
 from app.providers.accounts import ProviderSet
-from app.providers.base import AnyProvider, SendContext
-from app.providers.guarded import Forbidden
-from app.providers.transport import TransportError, classify_transport_error
+from app.providers.base import AnyProvider
 from app.providers.transports import AnyTransport
 from app.rendering.pool import RenderPool
 from app.rendering.types import Rendered, RenderJob, TemplateSource
-from app.settings import Settings
-from app.settings import Worker as WorkerSizes
+from app.settings import Choice, Settings
+from app.store import control as control_store
 from app.store import dispatch as store
 from app.store import inbound, inbox
-from app.store.dispatch import Claimed, Recorded
+from app.store.control import ProviderState, Slots
+from app.store.dispatch import Claimed, Due, Recorded
 
 log = structlog.get_logger()
 
 RECORD_MAX = 500  # outcomes in one statement
 TEMPLATES_KEPT_MAX = 5000  # versions never change, so they never go stale; a few KB each
 DATABASE_RETRY_SECONDS = 0.5
-CALL_SECONDS_FIRST = 0.1  # what a call is thought to take until calls have been made
-CALL_SECONDS_WEIGHT = 0.05  # of the newest call in the running average: some twenty calls change one's mind
 RENDER_RETRY_SECONDS = 5.0
 DETAIL_CHARS_MAX = 500
-NOT_A_TEST = Outcome(OutcomeKind.REJECTED, "this provider takes no message without delivering it", reason="test_mode")
+# What is locked to see whether it expired while no provider takes calls: the front of the queue, because looking
+# through a whole backlog at each poll would cost more the longer the outage.
+LOOK_AT_MAX = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """``channel.class.route``: the unit of isolation, served by one provider account."""
+    """``channel.class.route``: the unit of isolation. choices: the providers that serve it."""
 
     name: str
     channel: str
     klass: NotificationClass
-    provider: str
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A claimed delivery with its content, on its way to be sent."""
-
-    claimed: Claimed
-    rendered: Rendered
-    target: Target | None
-    provider: AnyProvider
-    began: float
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A call that is over, waiting to be recorded. item: what goes into the inbox with it."""
-
-    claimed: Claimed
-    outcome: Outcome
-    content_hash: bytes | None = None
-    target: Target | None = None
-    item: InboxContent | None = None
-    facts: Mapping[str, Any] | None = None
+    choices: tuple[Choice, ...]
 
 
 class Dispatcher:
@@ -100,30 +78,42 @@ class Dispatcher:
         *,
         db: Database,
         providers: ProviderSet,
-        transport: AnyTransport,
+        transports: Mapping[str, AnyTransport],
         access: AccessTokens,
         renderer: RenderPool,
+        control: Control,
         settings: Settings,
         worker_id: UUID,
         signing_key: bytes,
     ) -> None:
+        """transports: this lane's own way to each of its providers."""
         self.lane = lane
         self.woken = asyncio.Event()
         self._db = db
-        self._providers = providers
-        self._transport = transport
-        self._access = access
         self._renderer = renderer
+        self._control = control
         self._settings = settings
-        self._sizes = _sizes(settings, lane, providers.get(lane.provider))
+        self._sizes = settings.worker.share(lane.klass)
         self._worker_id = worker_id
-        self._signing_key = signing_key
-        self._policy = retry_policy(settings, lane, providers.get(lane.provider))
+        self._lines = {
+            choice.provider: Line(
+                choice,
+                channel=lane.channel,
+                sizes=self._sizes,
+                providers=providers,
+                transport=transports[choice.provider],
+                access=access,
+                control=control,
+                settings=settings,
+                signing_key=signing_key,
+                policy=retry_policy(settings, lane, providers.get(choice.provider)),
+                spawn=self._spawn,
+                finish=self._finish,
+            )
+            for choice in lane.choices
+        }
+        self._states: list[ProviderState] = []
         self._templates: dict[tuple[int, str, int], TemplateSource] = {}
-        self._in_hand = 0
-        self._call_seconds = CALL_SECONDS_FIRST
-        self._ready: deque[Job] = deque()
-        self._senders = 0
         self._freed = asyncio.Event()
         self._finished: list[Finished] = []
         self._to_record = asyncio.Event()
@@ -147,7 +137,7 @@ class Dispatcher:
                 if pause:
                     await self._pause(pause)
         finally:
-            self._stopping = True
+            self.stop()
             while self._tasks:
                 await asyncio.wait(self._tasks)
             self._to_record.set()
@@ -156,19 +146,27 @@ class Dispatcher:
     def stop(self) -> None:
         """No more claims: calls under way go on, what has not begun is released."""
         self._stopping = True
+        for line in self._lines.values():
+            line.stop()
         self.woken.set()
         self._freed.set()
 
     async def _idle_seconds(self) -> float:
-        """Until the next row of this lane is due, at most the slow poll; a wake-up ends it sooner."""
+        """Until the next row of this lane is due or a provider may be ready; at most the slow poll. A wake-up ends it
+        sooner."""
         poll = self._sizes.poll_seconds
+        now = datetime.now(UTC)
+        if self._states and not self._usable(self._states):
+            back = [state.ready_at for state in self._states if state.ready_at is not None and not state.shed]
+            if not back:
+                return poll
+            if min(back) > now:
+                return min(poll, max(0.01, (min(back) - now).total_seconds()))
         async with self._db.transaction() as conn:
-            due_at = await store.next_due(
-                conn, lane=self.lane.name, provider=self.lane.provider, region=self._settings.region
-            )
+            due_at = await store.next_due(conn, lane=self.lane.name, region=self._settings.region)
         if due_at is None:
             return poll
-        return min(poll, max(0.01, (due_at - datetime.now(UTC)).total_seconds()))
+        return min(poll, max(0.01, (due_at - now).total_seconds()))
 
     async def _pause(self, seconds: float) -> None:
         if self._stopping:
@@ -185,46 +183,83 @@ class Dispatcher:
         """Claims as much as there is room for and starts its calls. Answers how many rows were taken up."""
         await self._room()
         self.woken.clear()
-        limit = min(self._free(), self._sizes.claim_max)
+        limit = min(sum(line.free() for line in self._lines.values()), self._sizes.claim_max)
+        if self._states and not self._usable(self._states):
+            limit = min(limit, LOOK_AT_MAX)
         if self._stopping or limit == 0:
             return 0
         began = time.monotonic()
         async with self._db.transaction(durable=True) as conn:
-            taken, claimed = await store.claim(
+            due, self._states = await store.lock_due(
                 conn,
                 lane=self.lane.name,
-                provider=self.lane.provider,
+                klass=self.lane.klass,
+                providers=list(self._lines),
                 region=self._settings.region,
-                worker_id=self._worker_id,
                 limit=limit,
                 retry_share=self._sizes.retry_share,
-                lease_seconds=self._settings.times.lease_seconds,
-                to_endpoints=self.lane.channel in targets.ENDPOINT_CHANNELS,
             )
+            self._control.saw(self._states)
+            put_off: set[UUID] = set()
+            if due and self.lane.channel in targets.ENDPOINT_CHANNELS:
+                put_off = await store.put_off_failing(conn, due)
+                due = [d for d in due if d.id not in put_off]
+            probe = await self._take_probe(conn, due)
+            chosen = self._choose(due, probe)
+            claimed = await self._open_attempts(conn, chosen)
             found = await targets.load(conn, self.lane.channel, claimed)
             if claimed:
                 crash_point(Step.BEFORE_CLAIM_COMMIT)
         if claimed:
             crash_point(Step.AFTER_CLAIM_COMMIT)
-            self._in_hand += len(claimed)
-            self._spawn(self._send_batch(claimed, found, began))
-        return taken
+            for provider, deliveries in Counter(c.provider for c in claimed).items():
+                self._lines[provider].hold(deliveries)
+            self._spawn(self._send_batch(claimed, found, began, probe))
+        return len(put_off) + len(chosen)
+
+    async def _take_probe(self, conn: Connection, due: Sequence[Due]) -> str | None:
+        """The provider that one of these deliveries is to try, if one is due and nobody else tries it."""
+        open_ = [state.provider for state in self._states if state.probe_due and not state.shed]
+        if not open_ or all(d.expired for d in due):
+            return None
+        await store.share_addresses(conn, due)  # addresses before providers, as everyone takes them
+        times = self._settings.times
+        seconds = times.gate_seconds + times.send_seconds + times.commit_max_seconds
+        return await control_store.take_probe(conn, open_, worker_id=self._worker_id, probe_seconds=seconds)
+
+    def _choose(self, due: Sequence[Due], probe: str | None) -> list[tuple[Due, str | None]]:
+        """A provider for each delivery that has one; what expired has its end without. The rest wait."""
+        chosen: list[tuple[Due, str | None]] = [(d, None) for d in due if d.expired]
+        alive = [d for d in due if not d.expired]
+        if probe is not None and alive:
+            chosen.append((alive.pop(0), probe))
+        usable = self._usable(self._states)
+        if usable and alive:
+            offers = [self._lines[state.provider].offer(state) for state in usable]
+            taken = assign([d.tried or () for d in alive], offers)
+            chosen += [(d, provider) for d, provider in zip(alive, taken, strict=True) if provider is not None]
+        return chosen
+
+    async def _open_attempts(self, conn: Connection, chosen: Sequence[tuple[Due, str | None]]) -> list[Claimed]:
+        if not chosen:
+            return []
+        return await store.open_attempts(
+            conn,
+            chosen,
+            region=self._settings.region,
+            worker_id=self._worker_id,
+            lease_seconds=self._settings.times.lease_seconds,
+        )
+
+    @staticmethod
+    def _usable(states: Sequence[ProviderState]) -> list[ProviderState]:
+        return [state for state in states if state.ready and not state.shed]
 
     async def _room(self) -> None:
-        """Waits until a fair part of our hands is free: a claim of one row costs as much as one of a hundred."""
-        while self._free() < max(1, self._hands() // 4) and not self._stopping:
+        """Waits until a fair part of a line's hands is free: a claim of one row costs as much as one of a hundred."""
+        while not self._stopping and not any(line.free() >= max(1, line.hands() // 4) for line in self._lines.values()):
             self._freed.clear()
             await self._freed.wait()
-
-    def _free(self) -> int:
-        return max(0, self._hands() - self._in_hand)
-
-    def _hands(self) -> int:
-        """How many deliveries to hold: enough to keep every line busy while the next claim is made, but no more than
-        can be called within half the gate at the pace the provider keeps."""
-        sizes = self._sizes
-        paced = int(sizes.concurrency * self._settings.times.gate_seconds / 2 / self._call_seconds)
-        return max(sizes.concurrency, min(sizes.in_hand_max, paced))
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -233,38 +268,41 @@ class Dispatcher:
 
     # Send -------------------------------------------------------------------------------------------------------
 
-    async def _send_batch(self, batch: Sequence[Claimed], found: targets.Found, began: float) -> None:
+    async def _send_batch(
+        self, batch: Sequence[Claimed], found: targets.Found, began: float, probe: str | None
+    ) -> None:
+        by_line: defaultdict[str, list[Job]] = defaultdict(list)
         try:
             results = await self._render(batch)
+            for claimed, rendered in zip(batch, results, strict=True):
+                tries = claimed.provider == probe
+                if isinstance(rendered, Rendered):
+                    by_line[claimed.provider].append(Job(claimed, rendered, found.of(claimed), began, probe=tries))
+            slots = await self._lease_slots({provider: len(jobs) for provider, jobs in by_line.items()})
         except Exception as error:  # whatever it was, nothing was sent: back to the queue, at no cost
             log.exception("render_failed", lane=self.lane.name, error=type(error).__name__)
             released = Outcome(
                 OutcomeKind.RELEASED, "could not be rendered just now", retry_after_seconds=RENDER_RETRY_SECONDS
             )
             for claimed in batch:
-                self._finish(Finished(claimed, released))
+                self._finish(Finished(claimed, released, probe=claimed.provider == probe))
             return
-        provider = self._providers.get(self.lane.provider)
         for claimed, rendered in zip(batch, results, strict=True):
             if not isinstance(rendered, Rendered):
-                self._finish(Finished(claimed, _render_failure(rendered)))
-            elif claimed.test_mode and not provider.capabilities.takes_tests:
-                self._finish(Finished(claimed, NOT_A_TEST, rendered.content_hash))
-            elif provider.capabilities.transport == "local":
-                self._finish(_kept(claimed, rendered))
-            else:
-                self._ready.append(Job(claimed, rendered, found.of(claimed), provider, began))
-        for _ in range(min(len(self._ready), self._sizes.concurrency - self._senders)):
-            self._senders += 1
-            self._spawn(self._send_while_ready())
+                self._finish(Finished(claimed, _render_failure(rendered), probe=claimed.provider == probe))
+        for provider, jobs in by_line.items():
+            self._lines[provider].send(jobs, slots.get(provider))
 
-    async def _send_while_ready(self) -> None:
-        """One of the few that send: a task for every message, each waiting for its turn, would cost a tenth more."""
-        try:
-            while self._ready:
-                await self._send(self._ready.popleft())
-        finally:
-            self._senders -= 1
+    async def _lease_slots(self, wanted: Mapping[str, int]) -> dict[str, Slots]:
+        """Slots for so many calls to each provider that has a rate: one round trip for a batch, none for the others."""
+        limited = [state.provider for state in self._states if state.rate is not None and state.provider in wanted]
+        leased = {}
+        for provider in limited:
+            async with self._db.transaction() as conn:
+                slots = await control_store.lease_slots(conn, provider, wanted[provider])
+            if slots is not None:
+                leased[provider] = slots
+        return leased
 
     async def _render(self, batch: Sequence[Claimed]) -> list[Rendered | TemplateRenderError]:
         wanted = {_template_key(claimed) for claimed in batch if claimed.template_version}
@@ -303,74 +341,10 @@ class Dispatcher:
                 extras=tuple(row.extras.items()),
             )
 
-    async def _send(self, job: Job) -> None:
-        outcome = Outcome(OutcomeKind.UNKNOWN, "the call ended without an outcome")
-        try:
-            outcome = await self._call(job)
-        except Exception as error:
-            # A mistake of ours after the intent: what left the socket is not known, so it is resolved, not resent.
-            log.exception("send_failed", delivery_id=str(job.claimed.id), error=type(error).__name__)
-        finally:
-            facts = asdict(sms.size(job.rendered.text)) if self.lane.channel == Channel.SMS else None
-            self._finish(Finished(job.claimed, outcome, job.rendered.content_hash, job.target, facts=facts))
-
-    async def _call(self, job: Job) -> Outcome:
-        claimed, provider = job.claimed, job.provider
-        if job.target is None or job.target.refusal is not None:
-            return targets.missing(claimed, job.target)
-        now = time.monotonic()
-        if self._stopping or now - job.began > self._settings.times.gate_seconds:
-            return Outcome(OutcomeKind.RELEASED, "shutting down" if self._stopping else "too late after its intent")
-        loop = asyncio.get_running_loop()
-        try:
-            message = compose(
-                claimed,
-                job.rendered,
-                job.target,
-                provider=provider,
-                settings=self._settings,
-                signing_key=self._signing_key,
-            )
-            token = await self._access.get(
-                self.lane.provider, provider, datetime.now(UTC), loop.time() + self._settings.times.send_seconds
-            )
-            if isinstance(token, Outcome):
-                return token
-            request = provider.build(message, self._context(token))
-        except InvalidFields as error:
-            return Outcome(OutcomeKind.REJECTED, error.detail)
-        if token is not None and time.monotonic() - job.began > self._settings.times.gate_seconds:
-            return Outcome(OutcomeKind.RELEASED, "too late after its intent")  # the token took its time
-        deadline = loop.time() + min(request.timeout_seconds, self._settings.times.send_seconds)
-        began = time.monotonic()
-        try:
-            response = await self._transport.send(request, deadline)
-        except Forbidden as error:
-            return Outcome(OutcomeKind.REJECTED, error.detail, reason="forbidden_address")
-        except TransportError as error:
-            return self._safe_to_repeat(classify_transport_error(error), provider)
-        finally:
-            self._call_seconds += CALL_SECONDS_WEIGHT * (time.monotonic() - began - self._call_seconds)
-        outcome = provider.interpret(response, datetime.now(UTC))
-        if outcome.kind == OutcomeKind.UNAUTHORIZED and token is not None:
-            outcome = self._access.refused(self.lane.provider, token, outcome)
-        return self._safe_to_repeat(outcome, provider)
-
-    def _context(self, token: str | None) -> SendContext:
-        account = self.lane.provider
-        return SendContext(datetime.now(UTC), account, self._settings.webhook_url(account), token)
-
-    def _safe_to_repeat(self, outcome: Outcome, provider: AnyProvider) -> Outcome:
-        """Where the receiver drops copies by our id, an unknown outcome is a failure like any other: sent again under
-        the same id, which is the receiver's designed way to settle it (Standard Webhooks)."""
-        if outcome.kind == OutcomeKind.UNKNOWN and provider.capabilities.resend_is_safe:
-            return replace(outcome, kind=OutcomeKind.TRANSIENT)
-        return outcome
-
     # Record -----------------------------------------------------------------------------------------------------
 
     def _finish(self, finished: Finished) -> None:
-        self._in_hand -= 1
+        self._lines[finished.claimed.provider].done()
         self._freed.set()
         self._finished.append(finished)
         self._to_record.set()
@@ -413,48 +387,45 @@ class Dispatcher:
         await self._write(decided[middle:])
 
     async def _record_once(self, decided: Sequence[tuple[Finished, Decision]]) -> None:
-        finished = [f for f, _ in decided]
-        proofs = self._proofs(finished)
-        items = [_item(f) for f in finished if f.item is not None]
+        items = [_item(f) for f, _ in decided if f.item is not None]
+        by_provider: defaultdict[str, list[tuple[Finished, Decision]]] = defaultdict(list)
+        for finished, decision in decided:
+            by_provider[finished.claimed.provider].append((finished, decision))
+        proven = False
         async with self._db.transaction() as conn:
             await store.record_outcomes(conn, [_recorded(f, decision) for f, decision in decided])
             await inbox.add_items(conn, items)
             await targets.settle(
                 conn,
                 self.lane.channel,
-                [Settled(f.claimed, f.outcome, f.target) for f in finished],
-                provider=self.lane.provider,
+                [Settled(f.claimed, f.outcome, f.target) for f, _ in decided],
                 settings=self._settings,
             )
-            if proofs:
-                await inbound.store_events(
-                    conn, provider=self.lane.provider, source="provider", evidence=proofs, raw=b""
-                )
-            await self._mind_provider(conn, decided)
+            for provider in sorted(by_provider):
+                if proofs := self._proofs(provider, [f for f, _ in by_provider[provider]]):
+                    proven = True
+                    await inbound.store_events(conn, provider=provider, source="provider", evidence=proofs, raw=b"")
+                await self._mind_provider(conn, provider, by_provider[provider])
         if items:
             for hint in inbox.hints(items):
                 await self._db.wake(inbox.CHANNEL, hint)
-        if proofs:
+        if proven:
             await self._db.wake("landed_wake", "apply")
 
-    async def _mind_provider(self, conn: Connection, decided: Sequence[tuple[Finished, Decision]]) -> None:
-        pauses = [(f, d.pause_provider_seconds) for f, d in decided if d.pause_provider_seconds]
-        if pauses:
-            finished, seconds = max(pauses, key=lambda pause: pause[1] or 0)
-            await store.pause_provider(
-                conn,
-                provider=self.lane.provider,
-                status=finished.outcome.kind,
-                detail=finished.outcome.detail,
-                seconds=seconds or 0,
-                hits=len(pauses),
-            )
-        elif any(f.outcome.kind == OutcomeKind.ACCEPTED for f, _ in decided):
-            await store.provider_ok(conn, provider=self.lane.provider)
+    async def _mind_provider(
+        self, conn: Connection, provider: str, decided: Sequence[tuple[Finished, Decision]]
+    ) -> None:
+        await self._control.mind(
+            conn,
+            provider,
+            [f.outcome for f, _ in decided],
+            probe=next((f.outcome for f, _ in decided if f.probe), None),
+            pause=max((d.pause_provider_seconds for _, d in decided if d.pause_provider_seconds), default=None),
+        )
 
-    def _proofs(self, finished: Sequence[Finished]) -> list[Evidence]:
+    def _proofs(self, provider: str, finished: Sequence[Finished]) -> list[Evidence]:
         """What answers prove by themselves: the receiver's own 2xx is its receipt."""
-        if not self._providers.get(self.lane.provider).capabilities.acceptance_is_delivery:
+        if not self._lines[provider].provider.capabilities.acceptance_is_delivery:
             return []
         return [
             Evidence(
@@ -470,21 +441,21 @@ class Dispatcher:
         ]
 
     def _decide(self, finished: Finished, now: datetime) -> Decision:
+        claimed = finished.claimed
         return decide(
             finished.outcome,
-            failures=finished.claimed.failures,
-            expires_at=finished.claimed.expires_at,
+            failures=claimed.failures,
+            expires_at=claimed.expires_at,
             now=now,
             jitter=random.random(),  # noqa: S311 - spreads retries, guards nothing
-            policy=self._policy,
+            policy=self._lines[claimed.provider].policy,
+            elsewhere=finished.seconds is not None and self._has_other(claimed.provider, claimed.tried or ()),
+            probe=finished.probe,
         )
 
-
-def _sizes(settings: Settings, lane: Lane, provider: AnyProvider) -> WorkerSizes:
-    """What this lane may do at once: its class's share, and no more calls than the provider takes."""
-    sizes = settings.worker.share(lane.klass)
-    at_once = provider.capabilities.concurrency_max
-    return sizes if at_once is None else sizes.model_copy(update={"concurrency": min(sizes.concurrency, at_once)})
+    def _has_other(self, provider: str, tried: Collection[str]) -> bool:
+        """Whether another provider of this lane takes calls and has not refused the delivery yet."""
+        return any(other != provider and other not in tried and self._control.is_ready(other) for other in self._lines)
 
 
 def retry_policy(settings: Settings, lane: Lane, provider: AnyProvider) -> RetryPolicy:
@@ -500,16 +471,6 @@ def retry_policy(settings: Settings, lane: Lane, provider: AnyProvider) -> Retry
         else follow.confirm_give_up_seconds,
         ambiguous_first_lookup_seconds=follow.ambiguous_first_lookup_seconds,
     )
-
-
-def _kept(claimed: Claimed, rendered: Rendered) -> Finished:
-    """What never leaves the database: it is in the inbox when this is recorded, in the same transaction."""
-    try:
-        item = compose_inbox(rendered)
-    except InvalidFields as error:
-        return Finished(claimed, Outcome(OutcomeKind.REJECTED, error.detail), rendered.content_hash)
-    outcome = Outcome(OutcomeKind.ACCEPTED, "in the inbox", provider_message_id=str(claimed.id))
-    return Finished(claimed, outcome, rendered.content_hash, item=item)
 
 
 def _item(finished: Finished) -> inbox.NewItem:
@@ -559,6 +520,7 @@ def _recorded(finished: Finished, decision: Decision) -> Recorded:
         due_at=decision.due_at,
         burns=decision.burns,
         facts=finished.facts,
+        failed_over=claimed.provider if decision.failed_over else None,
     )
 
 

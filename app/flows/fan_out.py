@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from app.db import Connection, Database
-from app.domain.models import DeliveryState
+from app.domain.models import Channel, DeliveryState
 from app.settings import Settings
 from app.store import endpoints as store
 
@@ -71,7 +71,7 @@ async def fan_out(db: Database, settings: Settings, *, limit: int) -> tuple[int,
 
 async def _write_to_owners(conn: Connection, settings: Settings, owners: Sequence[Mapping[str, Any]]) -> None:
     """Through Landed itself, in the tenant's own name, if this configuration has a provider for email."""
-    if not settings.routes.get("email"):
+    if not settings.accounts(Channel.EMAIL):
         log.warning("endpoint_owners_not_told", reason="no route for email", owners=len(owners))
         return
     recipients = {

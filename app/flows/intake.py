@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from app.db import Database
+from app.domain import addresses
 from app.domain.models import Channel, DeliveryState
 from app.domain.plan import Subject, plan
 from app.settings import Settings
@@ -25,7 +26,7 @@ async def intake(db: Database, settings: Settings, *, klass: str, limit: int) ->
         if not accepted:
             return 0, frozenset()
         now = datetime.now(UTC)
-        routes = frozenset(route for route, accounts in settings.routes.items() if accounts)
+        routes = settings.routing()
         plans = [plan(_subject(notification), now, routes) for notification in accepted]
         await store.write_plans(
             conn,
@@ -40,6 +41,7 @@ async def intake(db: Database, settings: Settings, *, klass: str, limit: int) ->
 
 
 def _subject(notification: store.Accepted) -> Subject:
+    phone = notification.phone
     return Subject(
         category=notification.category,
         category_class=notification.klass,
@@ -48,7 +50,7 @@ def _subject(notification: store.Accepted) -> Subject:
         addresses={
             **(notification.addresses or {}),
             Channel.EMAIL: notification.email,
-            Channel.SMS: notification.phone,
+            Channel.SMS: phone,
             Channel.IN_APP: notification.recipient_id,
         },
         suppressed=notification.suppressed or {},
@@ -56,4 +58,6 @@ def _subject(notification: store.Accepted) -> Subject:
         devices=notification.devices or {},
         preferred=notification.preferred or (),
         channels_named=notification.channels_named,
+        tenant=notification.tenant,
+        country=addresses.country(phone) if phone and Channel.SMS in notification.channels else None,
     )

@@ -8,6 +8,7 @@ one, a gone endpoint disabled.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -68,12 +69,10 @@ def missing(claimed: Claimed, target: Target | None) -> Outcome:
     return Outcome(OutcomeKind.REJECTED, "there is no such endpoint", reason="no_endpoint")
 
 
-async def settle(
-    conn: Connection, channel: str, settled: Sequence[Settled], *, provider: str, settings: Settings
-) -> None:
+async def settle(conn: Connection, channel: str, settled: Sequence[Settled], *, settings: Settings) -> None:
     """What the outcomes mean for the places they went to. Called in the transaction that records them."""
     if channel == Channel.PUSH:
-        await _settle_devices(conn, settled, provider)
+        await _settle_devices(conn, settled)
     elif channel in ENDPOINT_CHANNELS:
         await _settle_endpoints(conn, settled, settings)
     else:
@@ -122,14 +121,17 @@ def _address(settled: Settled) -> tuple[int, str, str]:
     return settled.claimed.tenant_id, settled.claimed.channel, settled.claimed.address
 
 
-async def _settle_devices(conn: Connection, settled: Sequence[Settled], provider: str) -> None:
+async def _settle_devices(conn: Connection, settled: Sequence[Settled]) -> None:
     """Acceptances first: that others got through is what makes a doubtful refusal believable."""
-    accepted = {s.target.device.environment for s in settled if _accepted(s) and s.target and s.target.device}
-    if accepted:
-        await devices.note_accepted(conn, provider, sorted(accepted))
+    accepted: defaultdict[str, set[str]] = defaultdict(set)
+    for s in settled:
+        if _accepted(s) and s.target is not None and s.target.device is not None:
+            accepted[s.claimed.provider].add(s.target.device.environment)
+    for provider in sorted(accepted):
+        await devices.note_accepted(conn, provider, sorted(accepted[provider]))
     refusals = [
         devices.Refusal(
-            provider=provider,
+            provider=s.claimed.provider,
             tenant_id=s.claimed.tenant_id,
             device_id=s.target.device.id,
             token_sent=s.target.device.token,
@@ -142,7 +144,7 @@ async def _settle_devices(conn: Connection, settled: Sequence[Settled], provider
     ]
     if refusals:
         retired = await devices.retire(conn, refusals)
-        log.info("devices_retired", provider=provider, refused=len(refusals), retired=len(retired))
+        log.info("devices_retired", refused=len(refusals), retired=len(retired))
 
 
 async def _settle_endpoints(conn: Connection, settled: Sequence[Settled], settings: Settings) -> None:

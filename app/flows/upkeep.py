@@ -9,6 +9,7 @@ import structlog
 
 from app.db import Connection, Database
 from app.settings import DAY, Settings
+from app.store import control
 from app.store import upkeep as store
 
 log = structlog.get_logger()
@@ -36,6 +37,7 @@ async def upkeep(db: Database, settings: Settings) -> None:
         )
     async with db.transaction() as conn:  # apart: a day that is dropped locks its whole table until the commit
         await store.purge_small(conn, token_keep_seconds=2 * times.webhook_window_seconds)
+        await control.purge(conn, keep_seconds=times.retention_seconds)
     keys = await _until_none(
         db,
         lambda conn: store.purge_keys(

@@ -11,7 +11,7 @@ import structlog
 
 from app.errors import ConfigurationError
 from app.providers.base import AnyProvider
-from app.providers.registry import make_provider
+from app.providers.registry import RATE, make_provider
 
 log = structlog.get_logger()
 
@@ -32,6 +32,11 @@ class ProviderSet:
         if time.monotonic() - self._looked_at > LOOK_AGAIN_SECONDS:
             self._look_again()
         return self._providers[name]
+
+    def rate(self, name: str) -> float | None:
+        """Calls a second: what the account says, else what its provider documents; None for any."""
+        own = self._accounts[name].get(RATE)
+        return float(own) if own is not None else self.get(name).capabilities.rate_per_second
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._providers)

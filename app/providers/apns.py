@@ -246,7 +246,8 @@ _DEAD: Final = _Meaning(OutcomeKind.RECIPIENT_INVALID)
 _UNCLEAR: Final = _Meaning(OutcomeKind.UNKNOWN)
 
 #: Apple's table of reasons. ``TooManyRequests`` counts the pushes to one device: the others need not wait for it, so
-#: it is no rate limit of the account but a failure of this delivery, tried again later.
+#: it is no rate limit of the account but a failure of this delivery, tried again later. The topic is the account's, and
+#: a wrong one is wrong for every message: that is never SENDER_REFUSED.
 _REASONS: Final[Mapping[tuple[int, str], _Meaning]] = {
     (400, "BadCollapseId"): _THIS_MESSAGE,
     (400, "BadDeviceToken"): _Meaning(OutcomeKind.RECIPIENT_INVALID, "bad_device_token", doubtful=True),

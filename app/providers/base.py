@@ -12,13 +12,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Literal, Protocol, TypeVar
 from uuid import UUID
 
 from app.domain.models import Channel, Evidence, Outcome, OutcomeKind, Platform
 from app.errors import WebhookRefused
 
 TransportKind = Literal["http", "http2", "smtp", "guarded", "local"]
+
+#: The reason of an UNAUTHORIZED outcome that speaks of this message's sender alone (an address or domain that is not
+#: verified, a number that may not send there): whoever sends by another name through the same account still may.
+SENDER_REFUSED: Final = "sender_refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,9 @@ class Capabilities:
     concurrency_max: calls it takes at once, where fewer than a lane would make.
     takes_tests: takes a message of test mode, without delivering it.
     tracks_engagement: opens and clicks are the provider's to tell; where it cannot, our own pixel and links do.
+    breaks: its failures speak against the provider itself; False where each message goes to another receiver
+        (merchants' endpoints, chat rooms, browsers' push services, our own inbox), of which one that fails says nothing
+        about the rest.
     """
 
     channel: Channel
@@ -54,6 +61,7 @@ class Capabilities:
     concurrency_max: int | None = None
     tracks_engagement: bool = False
     takes_tests: bool = False
+    breaks: bool = True
 
 
 # Messages -----------------------------------------------------------------------------------------------------------
@@ -319,6 +327,18 @@ class Lookup:
     evidence: Sequence[Evidence] = ()
     detail: str = ""
     next_request: ProviderRequest | None = None  # another page to read before this verdict counts
+
+
+def absent(attempt: AttemptRef, capabilities: Capabilities, now: datetime) -> Lookup:
+    """What it proves that nothing was found: only where the account says from when on absence means something."""
+    age, settle = (now - attempt.opened_at).total_seconds(), capabilities.lookup_settle_seconds
+    if age > capabilities.lookup_retention_seconds:
+        return Lookup(LookupVerdict.UNANSWERABLE, detail="too long ago for its absence to mean anything")
+    if attempt.provider_message_id is not None:
+        return Lookup(LookupVerdict.TOO_EARLY, detail="accepted by the provider, no report yet")
+    if settle is None or age < settle:
+        return Lookup(LookupVerdict.TOO_EARLY, detail="not listed yet")
+    return Lookup(LookupVerdict.NOT_SENT, detail="not listed")
 
 
 # The protocol -------------------------------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ class Chat(Provider[EndpointMessage]):
         can_look_up=False,
         accepts_client_id=False,
         transport="guarded",
+        breaks=False,
         acceptance_is_delivery=True,
     )
 

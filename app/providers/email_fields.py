@@ -10,7 +10,7 @@ from email.utils import parseaddr
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from app.domain.models import BounceClass, EvidenceKind
+from app.domain.models import BounceClass, EvidenceKind, OutcomeKind
 from app.errors import FieldError, InvalidFields
 from app.providers.base import EmailMessage, parse_reference
 
@@ -83,10 +83,24 @@ def _with_control_characters(message: EmailMessage) -> Iterator[FieldError]:
             yield FieldError(name, "no line breaks or other control characters")
 
 
+# -- answers to a send ---------------------------------------------------------------------------------------
+
+
+def kind_of_status(status: int) -> OutcomeKind:
+    """What an answer that accepts nothing means by its HTTP status alone."""
+    if status in (301, 302, 307, 308, 401, 403, 404):  # a redirect is the wrong base URL: nothing was taken
+        return OutcomeKind.UNAUTHORIZED
+    if status == 429:
+        return OutcomeKind.RATE_LIMITED
+    if 400 <= status < 500 and status != 408:  # a proxy's 408 need not know what was passed on
+        return OutcomeKind.REJECTED
+    return OutcomeKind.UNKNOWN
+
+
 # -- what becomes of a message -------------------------------------------------------------------------------
 
 #: Enhanced status codes (RFC 3463) that refuse the sender, not the recipient: policy; the sender's address is bad.
-SENDER_REFUSED: Final = ("5.7.", "5.1.7", "5.1.8")
+SENDER_CODES: Final = ("5.7.", "5.1.7", "5.1.8")
 
 _ATTEMPT_NO_MAX: Final = 32767  # a smallint in the store
 

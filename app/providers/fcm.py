@@ -49,6 +49,7 @@ GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 ASSERTION_SECONDS: Final = 3600  # the longest that Google takes
 PAYLOAD_BYTES_MAX: Final = 4096
 NAME_CHARS_MAX: Final = 300
+PER_SECOND: Final = 600_000 / 60  # a project's token bucket
 QUOTA_SECONDS: Final = 60.0  # to wait when a quota is used up and no Retry-After says for how long
 
 _PROJECT: Final = re.compile(r"[a-z0-9:.-]{1,100}")
@@ -108,6 +109,7 @@ class Fcm(Provider[PushMessage]):
             confirms_delivery=True,
             can_look_up=False,
             accepts_client_id=False,
+            rate_per_second=PER_SECOND,
             transport="http" if (account.base_url or HOST).startswith("http://") else "http2",
             takes_tests=True,
         )

@@ -39,6 +39,7 @@ class Inbox(Provider[Message]):
             can_look_up=False,
             accepts_client_id=True,
             transport="local",
+            breaks=False,
         )
 
     def build(self, message: Message, context: SendContext) -> ProviderRequest | SmtpRequest:

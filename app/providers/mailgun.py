@@ -21,7 +21,7 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from email.utils import parseaddr, parsedate_to_datetime
+from email.utils import parseaddr
 from typing import Any, ClassVar, Final, Literal, NamedTuple
 from urllib.parse import urlencode, urlsplit
 from uuid import UUID
@@ -41,7 +41,10 @@ from app.providers.base import (
     ProviderResponse,
     SendContext,
     WebhookRequest,
+    absent,
 )
+from app.providers.email_fields import SENDER_CODES, kind_of_status
+from app.providers.reading import rate_limit_reset, retry_after, seconds_or_date
 
 HOSTS: Final = {"us": "https://api.mailgun.net", "eu": "https://api.eu.mailgun.net"}
 
@@ -226,7 +229,7 @@ class Mailgun(Provider[EmailMessage]):
         if evidence:
             return Lookup(LookupVerdict.FOUND, evidence, next_request=more if _full(items) else None)
         if not items:
-            return Lookup(*self._absent(attempt, now))
+            return absent(attempt, self.capabilities, now)
         if more is None:
             return Lookup(LookupVerdict.UNAVAILABLE, detail="the page leads nowhere")
         return Lookup(LookupVerdict.TOO_EARLY, detail="only other events on this page", next_request=more)
@@ -248,18 +251,6 @@ class Mailgun(Provider[EmailMessage]):
             ours = evidence.delivery_id == attempt.delivery_id and evidence.attempt_no == attempt.attempt_no
             if ours or evidence.provider_message_id in ids:
                 yield evidence
-
-    def _absent(self, attempt: AttemptRef, now: datetime) -> tuple[LookupVerdict, tuple[Evidence, ...], str]:
-        """What an empty page proves: the list ends there, and nothing on it was ours."""
-        age = (now - attempt.opened_at).total_seconds()
-        settle = self.capabilities.lookup_settle_seconds
-        if age > self.capabilities.lookup_retention_seconds:
-            return LookupVerdict.UNANSWERABLE, (), "older than the events the provider keeps"
-        if attempt.provider_message_id is not None:
-            return LookupVerdict.TOO_EARLY, (), "accepted by the provider, no events yet"
-        if settle is None or age < settle:
-            return LookupVerdict.TOO_EARLY, (), "events may still be on their way into the provider's index"
-        return LookupVerdict.NOT_SENT, (), "no event by this message id"
 
     def _next_page(self, payload: Mapping[str, Any]) -> ProviderRequest | None:
         """The page the provider points to, if it is really the provider's: our key must go nowhere else."""
@@ -328,19 +319,6 @@ def _with_control_characters(message: EmailMessage) -> Iterator[FieldError]:
 
 # -- answers to a send ---------------------------------------------------------------------------------------
 
-#: What each status means where the words do not say more. Any other 4xx is about this message's content.
-_STATUSES: Final[Mapping[int, OutcomeKind]] = {
-    301: OutcomeKind.UNAUTHORIZED,  # a redirect is the wrong base URL: nothing was taken
-    302: OutcomeKind.UNAUTHORIZED,
-    307: OutcomeKind.UNAUTHORIZED,
-    308: OutcomeKind.UNAUTHORIZED,
-    401: OutcomeKind.UNAUTHORIZED,
-    402: OutcomeKind.TRANSIENT,  # "parameters were valid but the request failed"
-    403: OutcomeKind.UNAUTHORIZED,
-    404: OutcomeKind.UNAUTHORIZED,  # the domain is unknown, or lives in the other region
-    408: OutcomeKind.UNKNOWN,  # a proxy's, and it need not know what was passed on
-    429: OutcomeKind.RATE_LIMITED,
-}
 _AFTER: Final = re.compile(r"\bafter (?:(?P<seconds>\d{1,9}(?:\.\d+)?) ?s|(?P<date>[^.;]{10,40}))", re.I)
 _ADDRESS: Final = re.compile(r"[^\s<>\"'(),;:]+@[^\s<>\"'(),;:]+")
 
@@ -352,12 +330,13 @@ def _refusal(status: int, words: str) -> OutcomeKind:
         return OutcomeKind.UNAUTHORIZED if "Magnificent API" in words else OutcomeKind.UNKNOWN
     if status == 400:
         if "not allowed to send" in words:
+            # It speaks of the account's own domain, by which all its messages go, whoever their sender.
             return OutcomeKind.RATE_LIMITED if "limit exceeded" in words else OutcomeKind.UNAUTHORIZED
         if "to parameter is not a valid address" in words.replace("'", ""):
             return OutcomeKind.RECIPIENT_INVALID
-    if status in _STATUSES:
-        return _STATUSES[status]
-    return OutcomeKind.REJECTED if 400 <= status < 500 else OutcomeKind.UNKNOWN
+    if status == 402:  # "parameters were valid but the request failed"
+        return OutcomeKind.TRANSIENT
+    return kind_of_status(status)  # 404: the domain is unknown, or lives in the other region
 
 
 def _words(payload: Any, body: bytes) -> str:
@@ -374,30 +353,14 @@ def _redact(words: str) -> str:
 def _retry_after(response: ProviderResponse, payload: Any, words: str, now: datetime) -> float | None:
     """Seconds to wait, from wherever Mailgun put it this time; None when it did not say."""
     found = _AFTER.search(words)
+    seconds = _number(_at(payload, "retry-seconds"))
     candidates = (
-        _seconds_or_date(response.headers.get("retry-after"), now),
-        _seconds_or_date(found["seconds"] or found["date"], now) if found else None,
-        _number(payload.get("retry-seconds")) if isinstance(payload, dict) else None,
-        _until(_number(response.headers.get("x-ratelimit-reset")), now),
+        retry_after(response.headers, now),
+        seconds_or_date(found["seconds"] or found["date"], now) if found else None,
+        None if seconds is None else max(0.0, seconds),
+        rate_limit_reset(response.headers, now),
     )
-    wait = next((seconds for seconds in candidates if seconds is not None), None)
-    return None if wait is None else max(0.0, wait)
-
-
-def _seconds_or_date(value: str | None, now: datetime) -> float | None:
-    if value is None:
-        return None
-    if (seconds := _number(value)) is not None:
-        return seconds
-    try:
-        date = parsedate_to_datetime(value.strip())
-    except (ValueError, OverflowError):
-        return None
-    return _until((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp(), now)
-
-
-def _until(epoch_seconds: float | None, now: datetime) -> float | None:
-    return None if epoch_seconds is None else epoch_seconds - now.timestamp()
+    return next((wait for wait in candidates if wait is not None), None)
 
 
 # -- webhooks and events -------------------------------------------------------------------------------------
@@ -549,7 +512,6 @@ _CODES_GAVE_UP: Final = frozenset({498, 499, 602})  # no MX, cannot connect, too
 _CODE_INTERNAL: Final = 680
 
 _CODES_NO_MAILBOX: Final = frozenset({550, 551, 553})  # RFC 5321, 4.2.3; R-112
-_SENDER_REFUSED: Final = ("5.7.", "5.1.7", "5.1.8")  # RFC 3463: policy; the *sender's* address is bad
 _ENHANCED: Final = re.compile(r"(?<![\d.])([45]\.\d{1,3}\.\d{1,3})(?![\d.]*\d)")
 _BLOCK_WORDS: Final = re.compile(r"spam|block|reputation|dnsbl|\brbl\b|policy|dmarc|\bspf\b", re.I)
 _NO_MAILBOX_WORDS: Final = re.compile(
@@ -580,7 +542,7 @@ def _permanent(event: Mapping[str, Any]) -> _Verdict:
         return _ON_ITS_LIST
     if code == _CODE_INTERNAL:
         return _ITS_OWN_FAULT
-    if reason in ("espblock", "blacklisted") or enhanced.startswith(_SENDER_REFUSED):
+    if reason in ("espblock", "blacklisted") or enhanced.startswith(SENDER_CODES):
         return _REPUTATION
     if enhanced.startswith("5.6."):
         return _CONTENT

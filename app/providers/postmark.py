@@ -27,6 +27,7 @@ from uuid import UUID
 from app.domain.models import Channel, Evidence, EvidenceKind, Outcome, OutcomeKind
 from app.errors import WebhookRefused
 from app.providers.base import (
+    SENDER_REFUSED,
     AttemptRef,
     Capabilities,
     EmailMessage,
@@ -37,6 +38,7 @@ from app.providers.base import (
     ProviderResponse,
     SendContext,
     WebhookRequest,
+    absent,
 )
 from app.providers.email_fields import (
     COMPLAINED,
@@ -52,6 +54,7 @@ from app.providers.email_fields import (
     Verdict,
     check_base_url,
     check_durations,
+    kind_of_status,
     labels,
     named_address,
     our_ids,
@@ -176,7 +179,8 @@ class Postmark(Provider[EmailMessage]):
             return Outcome(OutcomeKind.ACCEPTED, "accepted", response.status, provider_message_id=message_id)
         kind = _refusal(response.status, code, words)
         wait = retry_after(response.headers, now) if kind is OutcomeKind.RATE_LIMITED else None
-        return Outcome(kind, detail(words, response.status), response.status, retry_after_seconds=wait)
+        reason = SENDER_REFUSED if response.status in _READ and code in _CODES_OF_THE_SENDER else None
+        return Outcome(kind, detail(words, response.status), response.status, retry_after_seconds=wait, reason=reason)
 
     # -- webhooks --------------------------------------------------------------------------------------------
 
@@ -226,7 +230,7 @@ class Postmark(Provider[EmailMessage]):
         if response.status == 200 and at(payload, "Type") is not None and at(payload, "BouncedAt") is not None:
             return Lookup(LookupVerdict.FOUND, [_named_ours(attempt, _evidence("Bounce", payload, attempt.opened_at))])
         if response.status == 404 and attempt.provider_message_id is not None:
-            return self._absent(attempt, now)
+            return absent(attempt, self.capabilities, now)
         words = text(at(payload, "Message"), 2000) or words_of(response.body)
         return Lookup(LookupVerdict.UNAVAILABLE, detail=detail(words, response.status))
 
@@ -239,7 +243,7 @@ class Postmark(Provider[EmailMessage]):
                 return Lookup(LookupVerdict.FOUND, [evidence], next_request=self._details(message_id))
         if messages:
             return Lookup(LookupVerdict.TOO_EARLY, detail="the search found only other messages")
-        return self._absent(attempt, now)
+        return absent(attempt, self.capabilities, now)
 
     def _events(self, attempt: AttemptRef, payload: Mapping[str, Any]) -> Lookup:
         """The message's events. A bounce is named by its id only: which kind it was is asked next."""
@@ -255,18 +259,6 @@ class Postmark(Provider[EmailMessage]):
                 evidence.append(_named_ours(attempt, _evidence(name, record, attempt.opened_at)))
         more = self._get(f"/bounces/{quote(bounce_id, safe='')}") if bounce_id else None
         return Lookup(LookupVerdict.FOUND, evidence, next_request=more)
-
-    def _absent(self, attempt: AttemptRef, now: datetime) -> Lookup:
-        """What it proves that no message carries our reference."""
-        age = (now - attempt.opened_at).total_seconds()
-        settle = self.account.lookup_settle_seconds
-        if age > self.account.lookup_retention_seconds:
-            return Lookup(LookupVerdict.UNANSWERABLE, detail="older than the messages Postmark keeps")
-        if attempt.provider_message_id is not None:
-            return Lookup(LookupVerdict.TOO_EARLY, detail="accepted by Postmark, not to be found yet")
-        if settle is None or age < settle:
-            return Lookup(LookupVerdict.TOO_EARLY, detail="not found, but the search may lag behind")
-        return Lookup(LookupVerdict.NOT_SENT, detail="no message carries our reference")
 
     def _details(self, message_id: str) -> ProviderRequest:
         return self._get(f"/messages/outbound/{quote(message_id, safe='')}/details")
@@ -297,6 +289,7 @@ def _basic(header: str) -> str:
 
 # -- answers to a send ---------------------------------------------------------------------------------------
 
+_READ: Final = frozenset({200, 422})  # the request was read: its error code says more than the status
 #: Postmark's error codes in a refusal. Any other is about this message's content.
 _CODES: Final[Mapping[int, OutcomeKind]] = {
     10: OutcomeKind.UNAUTHORIZED,  # bad or missing token
@@ -310,17 +303,7 @@ _CODES: Final[Mapping[int, OutcomeKind]] = {
     429: OutcomeKind.RATE_LIMITED,
 }
 _CODE_INVALID_REQUEST: Final = 300
-_STATUSES: Final[Mapping[int, OutcomeKind]] = {
-    301: OutcomeKind.UNAUTHORIZED,  # a redirect is the wrong base URL: nothing was taken
-    302: OutcomeKind.UNAUTHORIZED,
-    307: OutcomeKind.UNAUTHORIZED,
-    308: OutcomeKind.UNAUTHORIZED,
-    401: OutcomeKind.UNAUTHORIZED,
-    403: OutcomeKind.UNAUTHORIZED,
-    404: OutcomeKind.UNAUTHORIZED,
-    408: OutcomeKind.UNKNOWN,  # a proxy's, and it need not know what was passed on
-    429: OutcomeKind.RATE_LIMITED,
-}
+_CODES_OF_THE_SENDER: Final = frozenset({400, 401})
 _BAD_RECIPIENT: Final = re.compile(r"'To'")  # as in: Error parsing 'To': Illegal email address
 _WILL_NOT_DELIVER: Final = re.compile(r"will not deliver to th(is|ese) inactive address", re.I)
 
@@ -332,16 +315,14 @@ def _error_code(payload: Any) -> int | None:
 
 def _refusal(status: int, code: int | None, words: str) -> OutcomeKind:
     """The outcome of an answer that accepts nothing: by the error code where the request was read, else by status."""
-    if status in (200, 422) and code is not None:
+    if status in _READ and code is not None:
         if code == 0:
             # One recipient and it is inactive; or an acceptance without an id, of which nobody can say what it took.
             return OutcomeKind.RECIPIENT_INVALID if _WILL_NOT_DELIVER.search(words) else OutcomeKind.UNKNOWN
         if code == _CODE_INVALID_REQUEST and _BAD_RECIPIENT.search(words):
             return OutcomeKind.RECIPIENT_INVALID
         return _CODES.get(code, OutcomeKind.REJECTED)
-    if status in _STATUSES:
-        return _STATUSES[status]
-    return OutcomeKind.REJECTED if 400 <= status < 500 else OutcomeKind.UNKNOWN
+    return kind_of_status(status)
 
 
 # -- events --------------------------------------------------------------------------------------------------

@@ -112,14 +112,23 @@ def digest(value: str) -> str:
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
     """Seconds to wait, by Retry-After (RFC 9110, 10.2.3: seconds or a date); None when it does not say."""
-    value = headers.get("retry-after")
+    return seconds_or_date(headers.get("retry-after"), now)
+
+
+def rate_limit_reset(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Seconds until the limit is set back, by X-RateLimit-Reset (seconds since 1970); None when it does not say."""
+    reset = number(headers.get("x-ratelimit-reset"))
+    return None if reset is None else max(0.0, reset - now.timestamp())
+
+
+def seconds_or_date(value: str | None, now: datetime) -> float | None:
+    """Seconds from now, never negative, from a number of them or from a date of RFC 2822; None for anything else."""
     if value is None:
         return None
-    seconds = number(value)
-    if seconds is None:
-        try:
-            date = parsedate_to_datetime(value.strip())
-            seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now.timestamp()
-        except (ValueError, OverflowError):
-            return None
-    return max(0.0, seconds)
+    if (seconds := number(value)) is not None:
+        return max(0.0, seconds)
+    try:
+        date = parsedate_to_datetime(value.strip())
+        return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now.timestamp())
+    except (ValueError, OverflowError):
+        return None

@@ -29,6 +29,9 @@ Account = TypeVar("Account")
 Factory = Callable[[Mapping[str, Any]], AnyProvider]
 
 
+RATE: Final = "rate_per_second"  # of any account: the calls a second that its plan allows (R-156)
+
+
 def _factory(account: type[Account], provider: Callable[[Account], AnyProvider]) -> Factory:
     strict = with_config(ConfigDict(extra="forbid", hide_input_in_errors=True))(account)
     adapter: TypeAdapter[Account] = TypeAdapter(strict)
@@ -61,6 +64,7 @@ def make_provider(name: str, settings: Mapping[str, Any]) -> AnyProvider:
     """
     fields = _with_files_read(name, settings)
     adapter = str(fields.pop("adapter", ""))
+    _check_rate(name, fields.pop(RATE, None))
     if adapter not in ADAPTERS:
         raise ConfigurationError(f"providers.{name}.adapter must be one of {', '.join(ADAPTERS)}")
     try:
@@ -68,6 +72,15 @@ def make_provider(name: str, settings: Mapping[str, Any]) -> AnyProvider:
     except ValidationError as error:
         problems = (".".join(("providers", name, *map(str, e["loc"]))) + f": {e['msg']}" for e in error.errors())
         raise ConfigurationError("; ".join(problems)) from None
+
+
+def _check_rate(name: str, given: Any) -> None:
+    try:
+        if given is None or 0 < float(given) < float("inf"):
+            return
+    except (TypeError, ValueError):
+        pass
+    raise ConfigurationError(f"providers.{name}.{RATE} must be a number of calls above 0, such as 20")
 
 
 def _with_files_read(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:

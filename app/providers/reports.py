@@ -101,6 +101,7 @@ _BOUNCE_CLASSES: Final[Mapping[Refusal, BounceClass]] = {
     Refusal.PROTOCOL: BounceClass.CONTENT,
     Refusal.POLICY: BounceClass.REPUTATION,
     Refusal.SENDER: BounceClass.REPUTATION,
+    Refusal.RELAY: BounceClass.REPUTATION,
     Refusal.CREDENTIALS: BounceClass.REPUTATION,
     Refusal.TOO_FAST: BounceClass.REPUTATION,
     Refusal.TOO_MANY_CONNECTIONS: BounceClass.REPUTATION,

@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from app.domain.models import BounceClass, Channel, Evidence, EvidenceKind, Outcome, OutcomeKind
 from app.errors import FieldError, InvalidFields, WebhookRefused
 from app.providers.base import (
+    SENDER_REFUSED,
     AttemptRef,
     Capabilities,
     EmailMessage,
@@ -42,6 +43,7 @@ from app.providers.base import (
     ProviderResponse,
     SendContext,
     WebhookRequest,
+    absent,
 )
 from app.providers.email_fields import (
     CONTENT,
@@ -49,11 +51,12 @@ from app.providers.email_fields import (
     ON_ITS_LIST,
     REJECTED,
     REPUTATION,
-    SENDER_REFUSED,
+    SENDER_CODES,
     SOFT,
     Verdict,
     check_base_url,
     check_durations,
+    kind_of_status,
     labels,
     named_address,
     our_ids,
@@ -66,7 +69,7 @@ from app.providers.reading import (
     document,
     items,
     moment,
-    number,
+    rate_limit_reset,
     retry_after,
     shown,
     text,
@@ -187,8 +190,12 @@ class SendGrid(Provider[EmailMessage]):
         errors = items(at(document(response.body), "errors"))
         kind = _refusal(response.status, errors)
         words = "; ".join(filter(None, (text(at(error, "message")) for error in errors))) or words_of(response.body)
-        wait = _wait(response, now) if kind is OutcomeKind.RATE_LIMITED else None
-        return Outcome(kind, detail(words, response.status), response.status, retry_after_seconds=wait)
+        wait = None
+        if kind is OutcomeKind.RATE_LIMITED:
+            said = retry_after(response.headers, now)
+            wait = rate_limit_reset(response.headers, now) if said is None else said
+        reason = SENDER_REFUSED if _is_about_the_sender(response.status, errors) else None
+        return Outcome(kind, detail(words, response.status), response.status, retry_after_seconds=wait, reason=reason)
 
     # -- webhooks --------------------------------------------------------------------------------------------
 
@@ -254,7 +261,7 @@ class SendGrid(Provider[EmailMessage]):
         if not ids and len(messages) >= CANDIDATES_MAX:
             return Lookup(LookupVerdict.TOO_EARLY, detail="too many messages about that time to find one among them")
         if not ids:
-            return self._absent(attempt, now)
+            return absent(attempt, self.capabilities, now)
         # An answer is all that is handed from one page to the next, so one is looked at per lookup, each time another:
         # seldom does one person get two messages within minutes.
         chosen = ids[int(now.timestamp()) % len(ids)]
@@ -276,18 +283,6 @@ class SendGrid(Provider[EmailMessage]):
             if isinstance(event, dict) and (found := _evidence({**shared, **event}, args)) is not None
         ]
         return Lookup(LookupVerdict.FOUND, evidence or [_accepted(attempt, message_id)])
-
-    def _absent(self, attempt: AttemptRef, now: datetime) -> Lookup:
-        """What it proves that the logs have no message that could be this one."""
-        age = (now - attempt.opened_at).total_seconds()
-        settle = self.account.lookup_settle_seconds
-        if age > self.account.lookup_retention_seconds:
-            return Lookup(LookupVerdict.UNANSWERABLE, detail="older than the logs SendGrid keeps")
-        if attempt.provider_message_id is not None:
-            return Lookup(LookupVerdict.TOO_EARLY, detail="accepted by SendGrid, not in its logs yet")
-        if settle is None or age < settle:
-            return Lookup(LookupVerdict.TOO_EARLY, detail="not in the logs, which may lag behind")
-        return Lookup(LookupVerdict.NOT_SENT, detail="no message to this address about that time")
 
 
 # -- requests ------------------------------------------------------------------------------------------------
@@ -345,18 +340,7 @@ def _stamp(when: datetime) -> str:
 
 # -- answers to a send ---------------------------------------------------------------------------------------
 
-_STATUSES: Final[Mapping[int, OutcomeKind]] = {
-    301: OutcomeKind.UNAUTHORIZED,  # a redirect is the wrong base URL: nothing was taken
-    302: OutcomeKind.UNAUTHORIZED,
-    307: OutcomeKind.UNAUTHORIZED,
-    308: OutcomeKind.UNAUTHORIZED,
-    401: OutcomeKind.UNAUTHORIZED,
-    403: OutcomeKind.UNAUTHORIZED,
-    404: OutcomeKind.UNAUTHORIZED,
-    405: OutcomeKind.UNAUTHORIZED,
-    408: OutcomeKind.UNKNOWN,  # a proxy's, and it need not know what was passed on
-    429: OutcomeKind.RATE_LIMITED,
-}
+_SENDER_WORDS: Final = re.compile(r"verified sender identity", re.I)
 _RECIPIENT_FIELD: Final = re.compile(r"personalizations\.0\.to(\.0(\.email)?)?")
 
 
@@ -364,18 +348,14 @@ def _refusal(status: int, errors: Sequence[Any]) -> OutcomeKind:
     """The outcome of an answer that carries no message id."""
     if status == 400 and any(_RECIPIENT_FIELD.fullmatch(text(at(error, "field"))) for error in errors):
         return OutcomeKind.RECIPIENT_INVALID
-    if status in _STATUSES:
-        return _STATUSES[status]
-    return OutcomeKind.REJECTED if 400 <= status < 500 else OutcomeKind.UNKNOWN
+    return OutcomeKind.UNAUTHORIZED if status == 405 else kind_of_status(status)
 
 
-def _wait(response: ProviderResponse, now: datetime) -> float | None:
-    """Seconds until the limit is set back, by Retry-After or by X-RateLimit-Reset (seconds since 1970)."""
-    said = retry_after(response.headers, now)
-    reset = number(response.headers.get("x-ratelimit-reset"))
-    if said is not None or reset is None:
-        return said
-    return max(0.0, reset - now.timestamp())
+def _is_about_the_sender(status: int, errors: Sequence[Any]) -> bool:
+    """Whether it is the address in ``from`` that may not send, and not the account."""
+    return status == 403 and any(
+        text(at(error, "field")) == "from" or _SENDER_WORDS.search(text(at(error, "message"))) for error in errors
+    )
 
 
 # -- events --------------------------------------------------------------------------------------------------
@@ -524,7 +504,7 @@ def _bounce(event: Any) -> Verdict:
     classified = text(at(event, "bounce_classification"), 60)
     if text(at(event, "type"), 20) == "blocked":
         return _CLASSES.get(classified, SOFT if code.startswith("4.") else REPUTATION)
-    if code.startswith(SENDER_REFUSED):
+    if code.startswith(SENDER_CODES):
         return REPUTATION
     if classified == "Invalid Address" or code.startswith("5.1."):
         return HARD

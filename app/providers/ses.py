@@ -31,6 +31,7 @@ from app.domain.models import Channel, Evidence, EvidenceKind, Outcome, OutcomeK
 from app.errors import FieldError, InvalidFields
 from app.providers import sns
 from app.providers.base import (
+    SENDER_REFUSED,
     AttemptRef,
     Capabilities,
     EmailMessage,
@@ -50,12 +51,13 @@ from app.providers.email_fields import (
     ON_ITS_LIST,
     REJECTED,
     REPUTATION,
-    SENDER_REFUSED,
+    SENDER_CODES,
     SOFT,
     UNSUBSCRIBED,
     Verdict,
     check_base_url,
     check_durations,
+    kind_of_status,
     labels,
     named_address,
     our_ids,
@@ -208,9 +210,17 @@ class Ses(Provider[EmailMessage]):
         if response.status == 200 and message_id:
             return Outcome(OutcomeKind.ACCEPTED, "accepted", response.status, provider_message_id=message_id)
         words = _words(payload, response.body)
-        kind = _refusal(response.status, _error_type(response, payload), words)
+        error = _error_type(response, payload)
+        kind = _refusal(response.status, error, words)
         wait = _wait(response, words, now) if kind is OutcomeKind.RATE_LIMITED else None
-        return Outcome(kind, detail(words, response.status), response.status, retry_after_seconds=wait)
+        ours = kind is OutcomeKind.UNAUTHORIZED and _is_about_the_sender(error, words)
+        return Outcome(
+            kind,
+            detail(words, response.status),
+            response.status,
+            retry_after_seconds=wait,
+            reason=SENDER_REFUSED if ours else None,
+        )
 
     # -- webhooks --------------------------------------------------------------------------------------------
 
@@ -394,7 +404,6 @@ def _tags(message: EmailMessage) -> list[dict[str, str]]:
 #: What each error means. Whatever SES names in a 4xx, it did not take the message.
 _ERRORS: Final[Mapping[str, OutcomeKind]] = {
     "TooManyRequestsException": OutcomeKind.RATE_LIMITED,
-    "MailFromDomainNotVerifiedException": OutcomeKind.UNAUTHORIZED,
     "AccountSuspendedException": OutcomeKind.UNAUTHORIZED,
     "SendingPausedException": OutcomeKind.UNAUTHORIZED,
     "NotFoundException": OutcomeKind.UNAUTHORIZED,  # the configuration set: a setting of ours, not this message
@@ -407,17 +416,6 @@ _ERRORS: Final[Mapping[str, OutcomeKind]] = {
     "RequestExpired": OutcomeKind.UNAUTHORIZED,  # a clock is wrong, or the credentials are
     "MessageRejected": OutcomeKind.REJECTED,
     "BadRequestException": OutcomeKind.REJECTED,
-}
-_STATUSES: Final[Mapping[int, OutcomeKind]] = {
-    301: OutcomeKind.UNAUTHORIZED,  # a redirect is the wrong base URL: nothing was taken
-    302: OutcomeKind.UNAUTHORIZED,
-    307: OutcomeKind.UNAUTHORIZED,
-    308: OutcomeKind.UNAUTHORIZED,
-    401: OutcomeKind.UNAUTHORIZED,
-    403: OutcomeKind.UNAUTHORIZED,
-    404: OutcomeKind.UNAUTHORIZED,
-    408: OutcomeKind.UNKNOWN,  # a proxy's, and it need not know what was passed on
-    429: OutcomeKind.RATE_LIMITED,
 }
 _PACE: Final = re.compile(r"\brate\b|quota|per second|throttl", re.I)
 #: SES's words for an address that is none; whose, it does not say (see ``_mailbox``).
@@ -442,15 +440,18 @@ def _refusal(status: int, error: str, words: str) -> OutcomeKind:
         return OutcomeKind.RATE_LIMITED
     if error == "LimitExceededException":
         return OutcomeKind.RATE_LIMITED if _PACE.search(words) else OutcomeKind.UNAUTHORIZED
-    if error == "MessageRejected" and "not verified" in words:
-        return OutcomeKind.UNAUTHORIZED  # the sender, or while the account is in SES's sandbox the recipient too
+    if _is_about_the_sender(error, words):
+        return OutcomeKind.UNAUTHORIZED
     if error == "BadRequestException" and _BAD_ADDRESS.search(words):
         return OutcomeKind.RECIPIENT_INVALID
     if error in _ERRORS:
         return _ERRORS[error]
-    if status in _STATUSES:
-        return _STATUSES[status]
-    return OutcomeKind.REJECTED if status >= 400 else OutcomeKind.UNKNOWN
+    return kind_of_status(status)
+
+
+def _is_about_the_sender(error: str, words: str) -> bool:
+    """Or, while the account is in SES's sandbox, about the recipient: either way about this message alone."""
+    return error == "MailFromDomainNotVerifiedException" or (error == "MessageRejected" and "not verified" in words)
 
 
 def _words(payload: Any, body: bytes) -> str:
@@ -618,7 +619,7 @@ def _bounce(part: Any, recipient: Mapping[str, Any]) -> Verdict:
     if sub_type in _CONTENT_SUB_TYPES:
         return CONTENT
     if bounce_type == "permanent":
-        return REPUTATION if _enhanced_code(recipient).startswith(SENDER_REFUSED) else HARD
+        return REPUTATION if _enhanced_code(recipient).startswith(SENDER_CODES) else HARD
     if (bounce_type, sub_type) == ("transient", "general") and not shown(recipient, _SHOWN_OF_RECIPIENT):
         return NOTED  # an auto-reply, by what it lacks: the message arrived
     return SOFT

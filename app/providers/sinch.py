@@ -39,6 +39,7 @@ from app.providers.base import (
     SendContext,
     SmsMessage,
     WebhookRequest,
+    absent,
 )
 from app.providers.reading import moment, retry_after, text
 from app.providers.sms import ACCEPTED, CONTENT, DELIVERED, GAVE_UP, OTHER, REPUTATION, SOFT, Verdict
@@ -207,7 +208,7 @@ class Sinch(Provider[SmsMessage]):
         if listed and not ours:
             return Lookup(LookupVerdict.UNAVAILABLE, detail="an answer about other messages")
         if not ours:
-            return sms.absent(attempt, self.capabilities, now)
+            return absent(attempt, self.capabilities, now)
         evidence = tuple(_readable(ours, now))
         if not evidence:
             return Lookup(LookupVerdict.UNAVAILABLE, detail="an answer that cannot be read")

@@ -15,15 +15,7 @@ from app.domain.models import BounceClass, EvidenceKind, OutcomeKind
 from app.domain.sms import without_numbers
 from app.errors import FieldError, InvalidFields, WebhookRefused
 from app.providers import reading
-from app.providers.base import (
-    AttemptRef,
-    Capabilities,
-    Lookup,
-    LookupVerdict,
-    SmsMessage,
-    WebhookRequest,
-    parse_reference,
-)
+from app.providers.base import SmsMessage, WebhookRequest, parse_reference
 
 ATTEMPTS_MAX: Final = 32767  # a smallint
 
@@ -145,21 +137,6 @@ def correlation(given: Any) -> tuple[UUID | None, int | None]:
     """Our delivery and attempt from a reference that went out and came back; both None for anything else."""
     found = parse_reference(reading.text(given, 60))
     return found if found is not None and 0 < found[1] <= ATTEMPTS_MAX else (None, None)
-
-
-# -- looking up --------------------------------------------------------------------------------------------------------
-
-
-def absent(attempt: AttemptRef, capabilities: Capabilities, now: datetime) -> Lookup:
-    """What it proves that nothing was found: only where the account says from when on absence means something."""
-    age, settle = (now - attempt.opened_at).total_seconds(), capabilities.lookup_settle_seconds
-    if age > capabilities.lookup_retention_seconds:
-        return Lookup(LookupVerdict.UNANSWERABLE, detail="too long ago for its absence to mean anything")
-    if attempt.provider_message_id is not None:
-        return Lookup(LookupVerdict.TOO_EARLY, detail="accepted by the provider, no report yet")
-    if settle is None or age < settle:
-        return Lookup(LookupVerdict.TOO_EARLY, detail="not listed yet")
-    return Lookup(LookupVerdict.NOT_SENT, detail="not listed")
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------

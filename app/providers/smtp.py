@@ -30,6 +30,7 @@ from app.domain.addresses import CONTROL, NAMED
 from app.domain.models import BounceClass, Channel, Evidence, EvidenceKind, Outcome, OutcomeKind
 from app.errors import FieldError, InvalidFields, WebhookRefused
 from app.providers.base import (
+    SENDER_REFUSED,
     Capabilities,
     EmailMessage,
     Provider,
@@ -55,6 +56,7 @@ SLOW_DOWN_SECONDS: Final = 300.0  # SMTP has no way to say for how long
 CONNECTIONS_SECONDS: Final = 30.0  # those that are open end soon
 
 MAILBOX_FULL: Final = "mailbox_full"
+BOUNCES: Final = "bounces+"  # before the reference in our envelope sender
 
 _DOMAIN: Final = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
 _HOST: Final = re.compile(r"[A-Za-z0-9.:_-]{1,255}")
@@ -134,7 +136,7 @@ class Smtp(Provider[EmailMessage]):
             host=account.host,
             port=account.port or PORTS[account.security],
             security=account.security,
-            envelope_from=f"bounces+{signed}@{account.bounce_domain}",
+            envelope_from=f"{BOUNCES}{signed}@{account.bounce_domain}",
             recipient=message.to,
             message=_composed(message, self._message_id(message.delivery_id, token), signed, context.now),
             username=account.username,
@@ -157,7 +159,11 @@ class Smtp(Provider[EmailMessage]):
         if not 400 <= code < 600:
             kind, said = _MEANINGLESS.get(phase, (OutcomeKind.TRANSIENT, detail))
             return Outcome(kind, said or detail, code)
-        kind, reason, wait = _verdict(phase, code, classify(code, enhanced_code(words), words))
+        refusal = classify(code, enhanced_code(words), words)
+        kind, reason, wait = _verdict(phase, code, refusal)
+        # Up to the message itself it is about the envelope's sender, which is the account's own for every message.
+        if refusal is Refusal.SENDER and phase == "final" and BOUNCES not in words:
+            reason = SENDER_REFUSED
         evidence = self._mailbox_full(response, now) if reason == MAILBOX_FULL else ()
         return Outcome(kind, detail, code, retry_after_seconds=wait, reason=reason, evidence=evidence)
 
@@ -271,12 +277,13 @@ _TEMPORARY: Final[Mapping[Refusal, tuple[OutcomeKind, float | None]]] = {
     Refusal.GREYLISTED: (OutcomeKind.TRANSIENT, GREYLIST_SECONDS),
     Refusal.TOO_FAST: (OutcomeKind.RATE_LIMITED, SLOW_DOWN_SECONDS),
     Refusal.TOO_MANY_CONNECTIONS: (OutcomeKind.RATE_LIMITED, CONNECTIONS_SECONDS),
-    Refusal.SENDER: (OutcomeKind.UNAUTHORIZED, None),
+    Refusal.RELAY: (OutcomeKind.UNAUTHORIZED, None),
 }
 #: What a permanent refusal of the recipient or of the message comes to, and the name of its end.
 _PERMANENT: Final[Mapping[Refusal, tuple[OutcomeKind, str | None]]] = {
     Refusal.CREDENTIALS: (OutcomeKind.UNAUTHORIZED, None),
     Refusal.SENDER: (OutcomeKind.UNAUTHORIZED, None),
+    Refusal.RELAY: (OutcomeKind.UNAUTHORIZED, None),
     Refusal.RECIPIENT: (OutcomeKind.RECIPIENT_INVALID, None),
     Refusal.MAILBOX_FULL: (OutcomeKind.REJECTED, MAILBOX_FULL),
     Refusal.CONTENT: (OutcomeKind.REJECTED, "content"),

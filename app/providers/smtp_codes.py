@@ -23,7 +23,8 @@ class Refusal(StrEnum):
     TOO_FAST = "too_fast"  # slow down
     TOO_MANY_CONNECTIONS = "too_many_connections"
     CREDENTIALS = "credentials"
-    SENDER = "sender"  # our envelope sender, or that we may send through this server at all
+    SENDER = "sender"  # the address it is sent from
+    RELAY = "relay"  # we may not send through this server at all
     RECIPIENT = "recipient"  # the address is bad
     MAILBOX_FULL = "mailbox_full"
     CONTENT = "content"
@@ -36,7 +37,7 @@ def classify(code: int, enhanced: str, words: str) -> Refusal:
     """Why, from a basic code (0 for none), an enhanced one ("" for none), and the server's words."""
     detail = enhanced.partition(".")[2]
     if _NO_RELAY_WORDS.search(words):
-        return Refusal.SENDER  # 454 in Postfix's cautious default, 550 or 554 elsewhere
+        return Refusal.RELAY  # 454 in Postfix's cautious default, 550 or 554 elsewhere
     temporary = code // 100 == 4 if code else enhanced.startswith("4")
     return _temporary(code, detail, words) if temporary else _permanent(code, detail, words)
 
@@ -63,6 +64,7 @@ _ADDRESS: Final = re.compile(r"(?<![^\s<>\"'(),;:=])[^\s<>\"'(),;:=@]{1,128}@[^\
 _NO_RELAY_WORDS: Final = re.compile(
     r"\brelay(ing)? (access )?(is )?(denied|not (allowed|permitted)|prohibited)|unable to relay", re.I
 )
+_UNVERIFIED_WORDS: Final = re.compile(r"\bemail address is not verified", re.I)  # SES, which gives no enhanced code
 _GREYLIST_WORDS: Final = re.compile(r"gr[ae]y-?list", re.I)
 _CONNECTION_WORDS: Final = re.compile(r"too many (concurrent |simultaneous )?(smtp )?(connections|sessions)", re.I)
 _RATE_WORDS: Final = re.compile(r"\brate\b|\brate-?limit|throttl|(sending|hourly|daily) (limit|quota)", re.I)
@@ -145,6 +147,8 @@ def _by_words(code: int, words: str) -> Refusal:
         return Refusal.RECIPIENT
     if 500 <= code <= 504:
         return Refusal.PROTOCOL
+    if _UNVERIFIED_WORDS.search(words):
+        return Refusal.SENDER
     if _BLOCK_WORDS.search(words):
         return Refusal.POLICY
     if _FULL_WORDS.search(words):

@@ -53,6 +53,7 @@ class StandardWebhooks(Provider[EndpointMessage]):
         can_look_up=False,
         accepts_client_id=True,
         transport="guarded",
+        breaks=False,
         resend_is_safe=True,
         acceptance_is_delivery=True,
     )

@@ -32,6 +32,7 @@ from app.domain.models import Channel, Evidence, Outcome, OutcomeKind
 from app.domain.sms import content_hash, e164
 from app.providers import sms
 from app.providers.base import (
+    SENDER_REFUSED,
     AttemptRef,
     Capabilities,
     Lookup,
@@ -43,6 +44,7 @@ from app.providers.base import (
     SmsMessage,
     WebhookAnswer,
     WebhookRequest,
+    absent,
 )
 from app.providers.reading import retry_after, text
 from app.providers.sms import ACCEPTED, CONTENT, DELIVERED, GAVE_UP, HARD, OPTED_OUT, OTHER, REPUTATION, SOFT, Verdict
@@ -158,14 +160,14 @@ class Twilio(Provider[SmsMessage]):
             status = sms.words(payload.get("status")) or "accepted"
             return Outcome(OutcomeKind.ACCEPTED, status, response.status, provider_message_id=sid)
         code = sms.code(payload.get("code"))
-        kind = _refusal(response.status, code)
+        kind, reason = _refusal(response.status, code)
         said = sms.words(payload.get("message")) or f"HTTP {response.status}"
         return Outcome(
             kind,
             f"{code}: {said}" if code else said,
             response.status,
             retry_after_seconds=retry_after(response.headers, now) if kind is OutcomeKind.RATE_LIMITED else None,
-            reason="opted_out" if code == CODE_OPTED_OUT and kind is OutcomeKind.RECIPIENT_INVALID else None,
+            reason=reason,
         )
 
     # -- webhooks ----------------------------------------------------------------------------------------------------
@@ -250,7 +252,7 @@ class Twilio(Provider[SmsMessage]):
         if same:
             return Lookup(LookupVerdict.FOUND, (_found(attempt, same[0], now),))
         if payload.get("next_page_uri") is None:
-            return sms.absent(attempt, self.capabilities, now)
+            return absent(attempt, self.capabilities, now)
         if (more := self._next_page(payload)) is None:
             return Lookup(LookupVerdict.UNAVAILABLE, detail="the page leads nowhere")
         return Lookup(LookupVerdict.TOO_EARLY, detail="only other messages on this page", next_request=more)
@@ -287,13 +289,13 @@ _REFUSALS: Final[Mapping[int, OutcomeKind]] = {
     20404: OutcomeKind.UNAUTHORIZED,
     20429: OutcomeKind.RATE_LIMITED,
     21211: OutcomeKind.RECIPIENT_INVALID,
-    21212: OutcomeKind.UNAUTHORIZED,  # the From is not ours
+    21212: OutcomeKind.UNAUTHORIZED,  # the From is no sender, whoever is written to
     # The country is not enabled. UNAUTHORIZED would hold up everybody, for as long as one such number is tried.
     21408: OutcomeKind.REJECTED,
     21602: OutcomeKind.REJECTED,
     21604: OutcomeKind.REJECTED,
     21605: OutcomeKind.REJECTED,
-    21606: OutcomeKind.UNAUTHORIZED,  # the From cannot send texts
+    21606: OutcomeKind.UNAUTHORIZED,  # the From cannot send texts, or not there
     21608: OutcomeKind.UNAUTHORIZED,  # a trial account
     CODE_OPTED_OUT: OutcomeKind.RECIPIENT_INVALID,
     21611: OutcomeKind.RATE_LIMITED,  # the sender's queue is full
@@ -304,15 +306,22 @@ _REFUSALS: Final[Mapping[int, OutcomeKind]] = {
     21704: OutcomeKind.UNAUTHORIZED,
     30034: OutcomeKind.UNAUTHORIZED,  # the sender is not registered for A2P 10DLC
 }
+#: The sender is the account's, and yet these depend on where the message goes: a short code is good for one country,
+#: and only texts to the US need a registration. All others still get theirs.
+_REASONS: Final[Mapping[int, str]] = {
+    CODE_OPTED_OUT: "opted_out",
+    21606: SENDER_REFUSED,
+    30034: SENDER_REFUSED,
+}
 
 
-def _refusal(status: int, code: int | None) -> OutcomeKind:
-    """The outcome of an answer without a sid."""
+def _refusal(status: int, code: int | None) -> tuple[OutcomeKind, str | None]:
+    """The outcome of an answer without a sid, and the name of its end."""
     if code == CODE_MAINTENANCE and status >= 400:
-        return OutcomeKind.TRANSIENT
+        return OutcomeKind.TRANSIENT, None
     if code is not None and code in _REFUSALS and 400 <= status < 500:
-        return _REFUSALS[code]
-    return sms.kind_of_status(status)
+        return _REFUSALS[code], _REASONS.get(code)
+    return sms.kind_of_status(status), None
 
 
 # -- signatures --------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from app.domain.models import Channel, Evidence, Outcome, OutcomeKind
 from app.domain.sms import e164, encoding_of
 from app.providers import sms
 from app.providers.base import (
+    SENDER_REFUSED,
     Capabilities,
     Provider,
     ProviderRequest,
@@ -121,10 +122,12 @@ class Vonage(Provider[SmsMessage]):
         """What the answer to a send means: all segments taken, none of them, or nobody can say."""
         messages = sms.objects(sms.json_object(response.body).get("messages"))
         statuses = [sms.code(message.get("status")) for message in messages]
+        reason = None
         if not 200 <= response.status < 300 or not statuses or None in statuses:
             kind, said = sms.kind_of_status(response.status), f"HTTP {response.status}"
         elif 0 not in statuses:
             kind, said = _REFUSALS.get(statuses[0] or 0, OutcomeKind.REJECTED), _said(messages[0])
+            reason = SENDER_REFUSED if statuses[0] == STATUS_SENDER else None
         elif any(statuses):
             refused = next(message for message, status in zip(messages, statuses, strict=True) if status)
             kind, said = (
@@ -137,7 +140,7 @@ class Vonage(Provider[SmsMessage]):
                 return Outcome(OutcomeKind.ACCEPTED, "queued", response.status, provider_message_id=message_id)
             kind, said = OutcomeKind.UNKNOWN, "taken without a message-id"
         wait = retry_after(response.headers, now) if kind is OutcomeKind.RATE_LIMITED else None
-        return Outcome(kind, said, response.status, retry_after_seconds=wait)
+        return Outcome(kind, said, response.status, retry_after_seconds=wait, reason=reason)
 
     # -- webhooks ----------------------------------------------------------------------------------------------------
 
@@ -203,6 +206,8 @@ def _signature(secret: str, method: SignatureMethod, params: Mapping[str, Any]) 
 
 # -- answers to a send -------------------------------------------------------------------------------------------------
 
+#: The sender may not be used where the message goes (a name, in North America): others still get theirs.
+STATUS_SENDER: Final = 15
 #: What each status means, of messages that were all refused.
 _REFUSALS: Final[Mapping[int, OutcomeKind]] = {
     1: OutcomeKind.RATE_LIMITED,
@@ -215,7 +220,7 @@ _REFUSALS: Final[Mapping[int, OutcomeKind]] = {
     8: OutcomeKind.UNAUTHORIZED,  # the account is barred
     9: OutcomeKind.UNAUTHORIZED,  # no credit
     14: OutcomeKind.UNAUTHORIZED,  # signature
-    15: OutcomeKind.UNAUTHORIZED,  # sender
+    STATUS_SENDER: OutcomeKind.UNAUTHORIZED,
     22: OutcomeKind.REJECTED,  # network code
     29: OutcomeKind.UNAUTHORIZED,  # a trial account, and the number is not on its list
 }

@@ -111,6 +111,7 @@ class WebPush(Provider[PushMessage]):
         can_look_up=False,
         accepts_client_id=False,
         transport="guarded",
+        breaks=False,
     )
 
     def __init__(self, account: WebPushAccount) -> None:

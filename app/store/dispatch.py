@@ -12,7 +12,9 @@ import msgspec
 from psycopg.rows import args_row, class_row
 
 from app.db import Connection
+from app.store import control
 from app.store._queries import columns, load
+from app.store.control import ProviderState
 
 _q = load("dispatch")
 SHARE_FENCE = _q["share_fence"]
@@ -23,8 +25,6 @@ OPEN_ATTEMPTS = _q["open_attempts"]
 LOCK_DELIVERIES = _q["lock_deliveries"]
 RECORD_OUTCOMES = _q["record_outcomes"]
 UNPARK = _q["unpark"]
-PAUSE_PROVIDER = _q["pause_provider"]
-PROVIDER_OK = _q["provider_ok"]
 NEXT_DUE = _q["next_due"]
 LOAD_TEMPLATES = _q["load_templates"]
 SUPPRESS_REFUSED = _q["suppress_refused"]
@@ -62,6 +62,19 @@ class Claimed:
     test_mode: bool
     track_opens: bool
     track_clicks: bool
+    provider: str
+    tried: list[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A delivery whose turn it is, locked. tried: the providers that refused it since it last waited."""
+
+    shard: int
+    id: UUID
+    bucket: int
+    expired: bool
+    tried: list[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +97,7 @@ class Recorded:
     due_at: datetime | None
     burns: bool
     facts: Mapping[str, Any] | None = None
+    failed_over: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,67 +124,80 @@ class RefusedAddress:
     id: UUID | None
 
 
-async def claim(
+async def lock_due(
     conn: Connection,
     *,
     lane: str,
-    provider: str,
+    klass: str,
+    providers: Sequence[str],
     region: str,
-    worker_id: UUID,
     limit: int,
     retry_share: float,
-    lease_seconds: float,
-    to_endpoints: bool = False,
-) -> tuple[int, list[Claimed]]:
-    """Locks due deliveries and writes their intents. Nothing may be sent before the transaction is durably committed.
-
-    to_endpoints: the lane leads to many receivers, of which one that fails must not hold up the rest.
-    Answers how many rows were taken up (some may have ended as expired or suppressed) and those to send.
-    """
+) -> tuple[list[Due], list[ProviderState]]:
+    """Locks deliveries whose turn it is, and tells which of the lane's providers take calls."""
     # Statements that need no answer from each other share a round trip: on a busy loop each trip costs a turn of it.
-    async with conn.pipeline():
+    async with (
+        conn.pipeline(),
+        conn.cursor(row_factory=args_row(ProviderState)) as states,
+        conn.cursor(row_factory=args_row(Due)) as due,
+    ):
         await conn.execute(SHARE_FENCE)
-        cursor = await conn.execute(
+        await states.execute(control.READY, {"providers": list(providers), "class": klass})
+        await due.execute(
             LOCK_DUE,
             {
                 "lane": lane,
-                "provider": provider,
                 "region": region,
                 "claim_max": limit,
                 "first_max": max(1, limit - int(limit * retry_share)),
             },
         )
-        due = await cursor.fetchall()
-    taken = len(due)
-    if due and to_endpoints:
-        put_off = await _put_off_failing(conn, due)
-        due = [row for row in due if row[1] not in put_off]
-    if not due:
-        return taken, []
+        return await due.fetchall(), await states.fetchall()
+
+
+async def share_addresses(conn: Connection, due: Sequence[Due]) -> None:
+    """Keeps opt-outs of these addresses waiting until the transaction ends (I11)."""
+    await conn.execute(SHARE_ADDRESSES, {"buckets": [d.bucket for d in due]})
+
+
+async def open_attempts(
+    conn: Connection,
+    chosen: Sequence[tuple[Due, str | None]],
+    *,
+    region: str,
+    worker_id: UUID,
+    lease_seconds: float,
+) -> list[Claimed]:
+    """Writes the intents: each delivery with the provider it goes to, None for one that expired.
+
+    Nothing may be sent before the transaction is durably committed. Answers those to send; others have ended.
+    """
+    due = [d for d, _ in chosen]
+    ids = [d.id for d in due]
     async with conn.pipeline(), conn.cursor(row_factory=args_row(Claimed)) as rows:
-        await conn.execute(SHARE_ADDRESSES, {"buckets": [bucket for _, _, bucket in due]})
+        await share_addresses(conn, due)
         await rows.execute(
             OPEN_ATTEMPTS,
             {
-                "shards": [shard for shard, _, _ in due],
-                "ids": [id_ for _, id_, _ in due],
-                "first": min(id_ for _, id_, _ in due),
-                "last": max(id_ for _, id_, _ in due),
+                "shards": [d.shard for d in due],
+                "ids": ids,
+                "providers": [provider for _, provider in chosen],
+                "first": min(ids),
+                "last": max(ids),
                 "region": region,
-                "provider": provider,
                 "worker_id": worker_id,
                 "lease_seconds": lease_seconds,
             },
         )
-        return taken, await rows.fetchall()
+        return await rows.fetchall()
 
 
-async def _put_off_failing(conn: Connection, due: Sequence[tuple[int, UUID, int]]) -> set[UUID]:
+async def put_off_failing(conn: Connection, due: Sequence[Due]) -> set[UUID]:
     """Of these locked rows, those whose endpoint fails just now: they wait, and nothing of them is spent."""
-    ids = [id_ for _, id_, _ in due]
+    ids = [d.id for d in due]
     cursor = await conn.execute(
         PUT_OFF_FAILING,
-        {"shards": [shard for shard, _, _ in due], "ids": ids, "first": min(ids), "last": max(ids)},
+        {"shards": [d.shard for d in due], "ids": ids, "first": min(ids), "last": max(ids)},
     )
     return {id_ for (id_,) in await cursor.fetchall()}
 
@@ -201,21 +228,8 @@ async def suppress_refused(conn: Connection, refused: Sequence[RefusedAddress]) 
     )
 
 
-async def pause_provider(
-    conn: Connection, *, provider: str, status: str, detail: str, seconds: float, hits: int
-) -> None:
-    await conn.execute(
-        PAUSE_PROVIDER,
-        {"provider": provider, "status": status, "detail": detail, "seconds": seconds, "hits": hits},
-    )
-
-
-async def provider_ok(conn: Connection, *, provider: str) -> None:
-    await conn.execute(PROVIDER_OK, {"provider": provider})
-
-
-async def next_due(conn: Connection, *, lane: str, provider: str, region: str) -> datetime | None:
-    cursor = await conn.execute(NEXT_DUE, {"lane": lane, "provider": provider, "region": region})
+async def next_due(conn: Connection, *, lane: str, region: str) -> datetime | None:
+    cursor = await conn.execute(NEXT_DUE, {"lane": lane, "region": region})
     row = await cursor.fetchone()
     return None if row is None else row[0]
 

@@ -41,6 +41,7 @@ class Accepted:
     preferred: list[str] | None
     suppressed: dict[str, str] | None
     devices: dict[str, list[str]] | None
+    tenant: str
 
 
 @dataclass(frozen=True, slots=True)

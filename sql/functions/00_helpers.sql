@@ -50,14 +50,18 @@ COMMENT ON FUNCTION landed._need_reason IS 'Raises unless a reason was given';
 
 -- The service acts for the holders of API keys and says for whom in the setting landed.actor; from anyone else that
 -- setting means nothing.
+CREATE FUNCTION landed._actor() RETURNS text
+LANGUAGE sql STABLE
+RETURN CASE WHEN pg_has_role(session_user, 'landed_service', 'MEMBER')
+            THEN coalesce(nullif(current_setting('landed.actor', true), ''), session_user::text)
+            ELSE session_user::text END;
+COMMENT ON FUNCTION landed._actor IS 'Who acts: the session''s user, or for whom the service says it does';
+
 CREATE FUNCTION landed._audit(action text, tenant_id int, target text, reason text, data jsonb) RETURNS void
 LANGUAGE sql VOLATILE
 BEGIN ATOMIC
     INSERT INTO store.audit_log (actor, action, tenant_id, target, reason, data)
-    VALUES (CASE WHEN pg_has_role(session_user, 'landed_service', 'MEMBER')
-                 THEN coalesce(nullif(current_setting('landed.actor', true), ''), session_user::text)
-                 ELSE session_user::text END,
-            action, tenant_id, target, reason, data);
+    VALUES (landed._actor(), action, tenant_id, target, reason, data);
 END;
 COMMENT ON FUNCTION landed._audit IS 'Records who did what to what, and why';
 

@@ -19,7 +19,7 @@ BEGIN
         UNION ALL
         SELECT 2, row_number() OVER (ORDER BY d.id), d.id, d.channel || '.delivery',
                jsonb_strip_nulls(jsonb_build_object('lane', d.lane, 'attempts', d.attempt_no, 'failures', d.failures,
-                                                    'provider', d.provider, 'replay_of', d.replay_of)),
+                                                    'provider', d.provider, 'tried', d.tried, 'replay_of', d.replay_of)),
                concat_ws(': ', d.state, d.reason), landed._why_delivery(d)
         FROM store.deliveries d
         WHERE d.shard = n.shard
@@ -45,12 +45,26 @@ RETURN CASE
 END;
 COMMENT ON FUNCTION landed._why_notification IS 'Why a notification is where it is, in words';
 
+-- PL/pgSQL, because schema reporting is built after this one.
+CREATE FUNCTION landed._why_lane(lane text) RETURNS text
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (SELECT format('its lane waits: %s', l.detail)
+            FROM reporting.lanes l
+            WHERE l.lane = _why_lane.lane AND l.waiting_for IS NOT NULL);
+END
+$$;
+COMMENT ON FUNCTION landed._why_lane IS 'What keeps waiting all that is due in a lane, in words; NULL when nothing does';
+
 CREATE FUNCTION landed._why_delivery(d store.deliveries) RETURNS text
 LANGUAGE sql STABLE
 RETURN CASE d.state
     WHEN 'queued' THEN concat_ws('; ',
         CASE d.reason
             WHEN 'retry' THEN format('waits for its retry after failure %s', d.failures)
+            WHEN 'failover' THEN format('%s refused it; goes to another provider of its route at once', d.provider)
+            WHEN 'probe_failed' THEN format('was sent to see whether %s is back, which it is not; at no cost to its retries',
+                                            d.provider)
             WHEN 'rate_limited' THEN 'waits because the provider said to slow down'
             WHEN 'unauthorized' THEN 'waits because the provider refused our account'
             WHEN 'held' THEN 'held by an operator; landed.release lets it go'
@@ -61,8 +75,7 @@ RETURN CASE d.state
             ELSE 'waits for its first attempt'
         END,
         CASE WHEN d.due_at <= now() THEN 'due since ' ELSE 'due at ' END || d.due_at,
-        (SELECT format('provider %s is paused until %s (%s)', p.provider, p.paused_until, p.status)
-         FROM store.provider_states p WHERE p.provider = d.provider AND p.paused_until > now()),
+        CASE WHEN d.due_at <= now() THEN landed._why_lane(d.lane) END,
         'expires at ' || d.expires_at)
     WHEN 'sending' THEN format('attempt %s is with %s; if its worker is lost, that is noticed at %s',
                                d.attempt_no, d.provider, d.due_at)

@@ -214,10 +214,11 @@ BEGIN
         again := store.new_child_id(d.notification_id);
         INSERT INTO store.deliveries
             (shard, id, notification_id, tenant_id, recipient_id, category, class, channel, lane, address, sender,
-             reply_to, template_id, template_version, state, reason, due_at, replay_of, expires_at)
+             reply_to, template_id, template_version, state, reason, due_at, replay_of, expires_at, country)
         VALUES
             (d.shard, again, d.notification_id, d.tenant_id, d.recipient_id, d.category, d.class, d.channel, d.lane,
-             d.address, d.sender, d.reply_to, d.template_id, d.template_version, 'queued', 'replay', now(), d.id, until);
+             d.address, d.sender, d.reply_to, d.template_id, d.template_version, 'queued', 'replay', now(), d.id, until,
+             d.country);
     END IF;
     facts := jsonb_build_object('reason', _replay_one.reason, 'was', d.state, 'forced', verdict = 'would_send_again',
                                 'replayed_as', again, 'expires_at', until);

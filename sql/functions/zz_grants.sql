@@ -7,5 +7,6 @@ GRANT EXECUTE ON FUNCTION landed.send TO landed_producer;
 GRANT EXECUTE ON FUNCTION
     landed.cancel, landed.hold, landed.release, landed.replay, landed.resolve,
     landed.suppress, landed.unsuppress, landed.price,
+    landed.drain_provider, landed.restore_provider, landed.set_route_capability,
     landed.explain, landed.timeline, landed.rendered
 TO landed_operator;

@@ -9,16 +9,12 @@
 SELECT pg_advisory_xact_lock_shared(12, 0);
 
 -- name: lock_due
--- First attempts first: retries get their share of the claim and whatever first attempts leave, never more. What has
--- expired at the front of the queue is taken up although the provider is paused: its end must not wait (at the front,
--- because looking through a whole backlog at each poll would cost more the longer the pause). In a region that is not
--- active nothing is taken up.
+-- First attempts first: retries get their share of the claim and whatever first attempts leave, never more. In a region that
+-- is not active nothing is taken up.
 WITH here AS (
-    SELECT EXISTS (SELECT FROM store.regions r WHERE r.name = %(region)s AND r.active) AS active,
-           NOT EXISTS (SELECT FROM store.provider_states p
-                       WHERE p.provider = %(provider)s AND p.paused_until > now()) AS awake
+    SELECT EXISTS (SELECT FROM store.regions r WHERE r.name = %(region)s AND r.active) AS active
 ), first_attempts AS (
-    SELECT d.shard, d.id, d.tenant_id, d.channel, d.address, d.expires_at
+    SELECT d.shard, d.id, d.tenant_id, d.channel, d.address, d.expires_at, d.tried
     FROM store.deliveries d
     WHERE d.lane = %(lane)s
       AND d.failures = 0
@@ -29,7 +25,7 @@ WITH here AS (
     LIMIT %(first_max)s
     FOR UPDATE SKIP LOCKED
 ), retries AS (
-    SELECT d.shard, d.id, d.tenant_id, d.channel, d.address, d.expires_at
+    SELECT d.shard, d.id, d.tenant_id, d.channel, d.address, d.expires_at, d.tried
     FROM store.deliveries d
     WHERE d.lane = %(lane)s
       AND d.failures > 0
@@ -40,9 +36,9 @@ WITH here AS (
     LIMIT (SELECT greatest(0, %(claim_max)s - count(*)) FROM first_attempts)
     FOR UPDATE SKIP LOCKED
 )
-SELECT d.shard, d.id, store.address_bucket(d.tenant_id, d.channel, d.address) AS bucket
-FROM (SELECT * FROM first_attempts UNION ALL SELECT * FROM retries) AS d
-WHERE (SELECT awake FROM here) OR d.expires_at <= now();
+SELECT d.shard, d.id, store.address_bucket(d.tenant_id, d.channel, d.address) AS bucket, d.expires_at <= now() AS expired,
+       d.tried
+FROM (SELECT * FROM first_attempts UNION ALL SELECT * FROM retries) AS d;
 
 -- name: put_off_failing
 -- An endpoint that fails holds up none of the others: what waits for it is put off at no cost, but for the one delivery that
@@ -82,10 +78,10 @@ WITH fence AS (
     FROM store.regions r
     WHERE r.name = %(region)s AND r.active
 ), judged AS MATERIALIZED (
-    SELECT d.shard, d.id, d.tenant_id, d.notification_id, d.attempt_no, fence.epoch,
+    SELECT d.shard, d.id, d.tenant_id, d.notification_id, d.attempt_no, fence.epoch, due.provider,
            CASE WHEN s.reason IS NOT NULL THEN 'suppressed' WHEN d.expires_at <= now() THEN 'expired' END AS ending,
            coalesce('suppressed:' || s.reason, 'expired') AS ending_reason
-    FROM unnest(%(shards)s::smallint[], %(ids)s::uuid[]) AS due(shard, id)
+    FROM unnest(%(shards)s::smallint[], %(ids)s::uuid[], %(providers)s::text[]) AS due(shard, id, provider)
     JOIN store.deliveries d ON d.shard = due.shard AND d.id = due.id AND d.id BETWEEN %(first)s AND %(last)s
     CROSS JOIN fence
     LEFT JOIN LATERAL (
@@ -101,7 +97,7 @@ WITH fence AS (
     ) s ON true
 ), opened AS (
     INSERT INTO store.attempts (shard, delivery_id, no, tenant_id, epoch, region, provider, worker_id)
-    SELECT j.shard, j.id, j.attempt_no + 1, j.tenant_id, j.epoch, %(region)s, %(provider)s, %(worker_id)s
+    SELECT j.shard, j.id, j.attempt_no + 1, j.tenant_id, j.epoch, %(region)s, j.provider, %(worker_id)s
     FROM judged j
     WHERE j.ending IS NULL
 ), moved AS (
@@ -112,7 +108,7 @@ WITH fence AS (
         lease_owner = CASE WHEN j.ending IS NULL THEN %(worker_id)s::uuid END,
         due_at = CASE WHEN j.ending IS NULL THEN now() + make_interval(secs => %(lease_seconds)s) END,
         ended_at = CASE WHEN j.ending IS NOT NULL THEN now() END,
-        provider = CASE WHEN j.ending IS NULL THEN %(provider)s ELSE d.provider END,
+        provider = CASE WHEN j.ending IS NULL THEN j.provider ELSE d.provider END,
         lookups = 0,
         updated_at = now()
     FROM judged j
@@ -121,7 +117,7 @@ WITH fence AS (
       AND d.id BETWEEN %(first)s AND %(last)s
     RETURNING d.shard, d.id, d.notification_id, d.tenant_id, d.recipient_id, d.category, d.class, d.channel, d.address,
               d.sender, d.reply_to, d.template_id, d.template_version, d.state, d.attempt_no, d.failures, d.expires_at,
-              coalesce(d.replay_of, d.id) AS event_id
+              d.provider, d.tried, coalesce(d.replay_of, d.id) AS event_id
 ), told AS (
     INSERT INTO store.events (shard, id, tenant_id, notification_id, delivery_id, kind, source, data)
     SELECT j.shard, store.new_id(j.shard), j.tenant_id, j.notification_id, j.id, j.ending, 'landed',
@@ -136,7 +132,8 @@ SELECT m.shard, m.id, m.notification_id, m.tenant_id, m.recipient_id, m.category
        n.accepted_at,
        coalesce(c.test_mode, false) AS test_mode,
        coalesce(c.track_opens, false) AS track_opens,
-       coalesce(c.track_clicks, false) AS track_clicks
+       coalesce(c.track_clicks, false) AS track_clicks,
+       m.provider, m.tried
 FROM moved m
 JOIN store.notifications n
     ON n.shard = m.shard
@@ -162,7 +159,7 @@ WITH outcome AS MATERIALIZED (
     FROM json_to_recordset(%(outcomes)s::json)
          AS o(shard smallint, id uuid, no smallint, tenant_id int, notification_id uuid, attempt_state text, outcome text,
               status_code smallint, detail text, message_id text, hash text, state text, reason text,
-              due_at timestamptz, burns boolean, facts jsonb)
+              due_at timestamptz, burns boolean, facts jsonb, failed_over text)
 ), closed AS (
     UPDATE store.attempts a
     SET state = CASE
@@ -198,6 +195,7 @@ WITH outcome AS MATERIALIZED (
         due_at = CASE WHEN o.due_at IS NOT NULL THEN least(o.due_at, greatest(d.expires_at, now())) END,
         lease_owner = NULL,
         failures = d.failures + o.burns::int,
+        tried = CASE WHEN o.failed_over IS NOT NULL THEN d.tried || o.failed_over END,
         sent_at = CASE WHEN o.state = 'sent' THEN now() ELSE d.sent_at END,
         ended_at = CASE WHEN o.due_at IS NULL THEN now() END,
         provider_message_id = coalesce(o.message_id, d.provider_message_id),
@@ -252,26 +250,9 @@ WHERE i.occurred_on = parked.occurred_on
   AND i.provider = parked.provider
   AND i.event_key = parked.event_key;
 
--- name: pause_provider
-INSERT INTO store.provider_states AS p (provider, status, detail, paused_until, hits)
-VALUES (%(provider)s, %(status)s, %(detail)s, now() + make_interval(secs => %(seconds)s), %(hits)s)
-ON CONFLICT (provider) DO UPDATE
-SET status = excluded.status,
-    detail = excluded.detail,
-    paused_until = greatest(p.paused_until, excluded.paused_until),
-    since = CASE WHEN p.status = excluded.status THEN p.since ELSE now() END,
-    hits = p.hits + excluded.hits;
-
--- name: provider_ok
-UPDATE store.provider_states
-SET status = 'ok', detail = '', paused_until = NULL, since = now()
-WHERE provider = %(provider)s
-  AND status <> 'ok'
-  AND (paused_until IS NULL OR paused_until <= now());
-
 -- name: next_due
 -- When this lane next has something to do: a hint for how long to wait, bounded by the poll.
-SELECT greatest(min(soonest.due_at), (SELECT p.paused_until FROM store.provider_states p WHERE p.provider = %(provider)s))
+SELECT min(soonest.due_at)
 FROM (
     (SELECT d.due_at FROM store.deliveries d
      WHERE d.lane = %(lane)s AND d.failures = 0 AND d.state = 'queued' ORDER BY d.due_at LIMIT 1)

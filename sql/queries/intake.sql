@@ -14,8 +14,10 @@ WITH due AS (
     FOR UPDATE SKIP LOCKED
 )
 SELECT d.shard, d.id, d.recipient_id, d.category, d.class AS klass, d.channels, d.expires_at, d.channels_named,
-       r.active AS recipient_active, r.email, store.normalise_address('sms', r.phone) AS phone, r.addresses, r.channels AS preferred, s.suppressed, p.devices
+       r.active AS recipient_active, r.email, store.normalise_address('sms', r.phone) AS phone, r.addresses, r.channels AS preferred, s.suppressed, p.devices,
+       t.name AS tenant
 FROM due d
+JOIN store.tenants t ON t.id = d.tenant_id
 LEFT JOIN store.recipients r ON r.tenant_id = d.tenant_id AND r.id = d.recipient_id
 LEFT JOIN LATERAL (
     SELECT jsonb_object_agg(s.channel, s.reason) AS suppressed
@@ -52,10 +54,10 @@ WITH planned AS MATERIALIZED (
               n.expires_at, n.request ? 'expires_at' AS expiry_named, p.deliveries
 ), born AS (
     INSERT INTO store.deliveries
-        (shard, id, notification_id, tenant_id, recipient_id, category, class, channel, lane, address, sender, reply_to,
-         template_id, template_version, state, reason, due_at, ended_at, expires_at)
+        (shard, id, notification_id, tenant_id, recipient_id, category, class, channel, lane, address, country, sender,
+         reply_to, template_id, template_version, state, reason, due_at, ended_at, expires_at)
     SELECT m.shard, store.new_child_id(m.id), m.id, m.tenant_id, m.recipient_id, m.category, m.class, d.channel, d.lane,
-           d.address,
+           d.address, d.country,
            coalesce(c.sender, CASE m.class WHEN 'promotional' THEN t.promotional_sender END, t.sender),
            coalesce(c.reply_to, t.reply_to), m.template_id, m.template_version,
            d.state, d.reason,
@@ -67,7 +69,7 @@ WITH planned AS MATERIALIZED (
                 ELSE m.expires_at END
     FROM marked m
     CROSS JOIN LATERAL json_to_recordset(m.deliveries)
-        AS d(channel text, lane text, address text, state text, reason text)
+        AS d(channel text, lane text, address text, state text, reason text, country text)
     JOIN store.tenants t ON t.id = m.tenant_id
     LEFT JOIN store.categories c ON c.tenant_id = m.tenant_id AND c.name = m.category
     RETURNING shard, id, tenant_id, notification_id, state, reason

@@ -107,6 +107,7 @@ WITH resolved AS (
         due_at = CASE WHEN r.due_at IS NOT NULL THEN least(r.due_at, greatest(d.expires_at, now())) END,
         ended_at = CASE WHEN r.due_at IS NULL THEN now() END,
         failures = d.failures + 1,
+        tried = ARRAY[d.provider],  -- the others of its route are asked first
         updated_at = now()
     FROM settled r
     WHERE d.shard = r.shard AND d.id = r.id AND d.state = 'ambiguous' AND d.attempt_no = r.no

@@ -9,6 +9,7 @@ SELECT d.id AS delivery_id,
        d.lane,
        reporting.masked_address(d.channel, d.address) AS address,
        reporting.domain_of(d.channel, d.address) AS domain,
+       d.country,
        d.template_id,
        d.template_version,
        d.state,
@@ -19,6 +20,7 @@ SELECT d.id AS delivery_id,
        d.lookups,
        d.provider,
        d.provider_message_id,
+       d.tried,
        d.replay_of,
        d.expires_at,
        d.created_at,
@@ -47,6 +49,7 @@ COMMENT ON COLUMN reporting.deliveries.channel IS 'email, push, sms, in_app, web
 COMMENT ON COLUMN reporting.deliveries.lane IS 'channel.class.route: what it queues with';
 COMMENT ON COLUMN reporting.deliveries.address IS 'Where it goes, masked';
 COMMENT ON COLUMN reporting.deliveries.domain IS 'The receiving domain of an email address';
+COMMENT ON COLUMN reporting.deliveries.country IS 'ISO 3166-1 of a phone number, where its numbering plan tells';
 COMMENT ON COLUMN reporting.deliveries.template_id IS 'The template it is rendered from';
 COMMENT ON COLUMN reporting.deliveries.template_version IS 'The version of that template, fixed when it was accepted';
 COMMENT ON COLUMN reporting.deliveries.state IS
@@ -59,6 +62,7 @@ COMMENT ON COLUMN reporting.deliveries.failures IS 'Retry budget spent; rate lim
 COMMENT ON COLUMN reporting.deliveries.lookups IS 'How often the provider was asked about it without an answer that settles it';
 COMMENT ON COLUMN reporting.deliveries.provider IS 'The provider account of its last attempt';
 COMMENT ON COLUMN reporting.deliveries.provider_message_id IS 'The provider''s id of the message';
+COMMENT ON COLUMN reporting.deliveries.tried IS 'Providers that refused it since it last waited: the others of its route are asked first';
 COMMENT ON COLUMN reporting.deliveries.replay_of IS 'The delivery that this one was sent again for, by force';
 COMMENT ON COLUMN reporting.deliveries.expires_at IS 'After this it is not sent any more';
 COMMENT ON COLUMN reporting.deliveries.created_at IS 'When intake planned it';

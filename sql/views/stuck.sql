@@ -1,10 +1,11 @@
 -- Must always be empty. Each kind of row that still needs something carries the time of it; whatever is later than that by
 -- more than its grace has been forgotten by the code, and this is how people hear of it. Each branch reads one partial
--- index; the classes are spelt out because they lead theirs.
+-- index; the classes and the lanes are spelt out because they lead theirs.
 --
 -- Grace, 5 minutes: workers look every second, leases are taken up within 5 seconds of running out, and a batch takes well
--- under a minute. Queued rows of a provider that is paused wait on purpose, but not beyond their expiry, and not for
--- longer than the grace once the pause is over.
+-- under a minute. What waits on purpose is not stuck, nor for the length of the grace afterwards: queued rows of a lane none
+-- of whose providers is ready, and promotional ones under load shedding. Only their end must not wait; it is looked for at
+-- the front of their queues, as claims do, because reading a whole backlog would cost more the longer an outage takes.
 CREATE VIEW reporting.stuck AS
 SELECT stuck.what,
        stuck.state,
@@ -27,16 +28,33 @@ FROM (
     SELECT 'delivery', d.state, d.tenant_id, d.notification_id, d.id, d.lane, d.reason, d.due_at,
            'a worker of its lane should have claimed it'
     FROM (
+        SELECT q.lane,
+               EXISTS (
+                   SELECT FROM store.load_shedding s
+                   WHERE s.class = split_part(q.lane, '.', 2) AND (s.active OR s.since > now() - interval '5 minutes')
+               ) OR EXISTS (
+                   SELECT FROM store.lanes l
+                   WHERE l.name = q.lane
+                     AND NOT EXISTS (
+                         SELECT FROM jsonb_array_elements(l.providers) AS a(account)
+                         LEFT JOIN store.provider_states p ON p.provider = a.account ->> 'provider'
+                         WHERE p.provider IS NULL
+                            OR (p.breaker = 'closed' AND p.drained_at IS NULL AND p.since <= now() - interval '5 minutes'
+                                AND (p.paused_until IS NULL OR p.paused_until <= now() - interval '5 minutes')))
+               ) AS on_purpose
+        FROM reporting.queued_lanes() AS q(lane)
+    ) AS lane
+    CROSS JOIN LATERAL (
         -- Two queues, two indexes.
-        SELECT * FROM store.deliveries WHERE state = 'queued' AND failures = 0 AND due_at < now() - interval '5 minutes'
+        (SELECT * FROM store.deliveries f
+         WHERE f.lane = lane.lane AND f.state = 'queued' AND f.failures = 0 AND f.due_at < now() - interval '5 minutes'
+         ORDER BY f.due_at LIMIT CASE WHEN lane.on_purpose THEN 100 END)
         UNION ALL
-        SELECT * FROM store.deliveries WHERE state = 'queued' AND failures > 0 AND due_at < now() - interval '5 minutes'
+        (SELECT * FROM store.deliveries f
+         WHERE f.lane = lane.lane AND f.state = 'queued' AND f.failures > 0 AND f.due_at < now() - interval '5 minutes'
+         ORDER BY f.due_at LIMIT CASE WHEN lane.on_purpose THEN 100 END)
     ) AS d
-    WHERE (d.expires_at < now() - interval '5 minutes'
-           OR NOT EXISTS (
-               SELECT FROM store.provider_states p
-               WHERE p.paused_until > now() - interval '5 minutes'
-                 AND (d.provider IS NULL OR d.provider = p.provider)))
+    WHERE NOT lane.on_purpose OR d.expires_at < now() - interval '5 minutes'
     UNION ALL
     SELECT 'delivery', d.state, d.tenant_id, d.notification_id, d.id, d.lane, d.reason, d.due_at,
            CASE d.state

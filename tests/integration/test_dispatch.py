@@ -17,12 +17,14 @@ from psycopg.rows import dict_row
 from app.db import Database
 from app.domain.models import Evidence, EvidenceKind, NotificationClass, Outcome, OutcomeKind
 from app.flows.apply import apply
+from app.flows.control import Control
 from app.flows.dispatch import Dispatcher, Finished, Lane, _recorded
 from app.providers.access import AccessTokens
 from app.providers.accounts import ProviderSet
 from app.providers.transport import Transport
 from app.rendering.pool import RenderPool
 from app.settings import Settings
+from app.store import control
 from app.store import dispatch as store
 from app.store import inbound
 from app.store.dispatch import Claimed
@@ -80,17 +82,25 @@ async def attempt_states(conn: psycopg.AsyncConnection, delivery: Any) -> list[s
     return [attempt["state"] for attempt in found]
 
 
-async def claim(conn: psycopg.AsyncConnection, **overrides: Any) -> tuple[int, list[Claimed]]:
-    given = {
-        "lane": LANE,
-        "provider": "mailgun",
-        "region": "local",
-        "worker_id": uuid4(),
-        "limit": 10,
-        "retry_share": 0.25,
-        "lease_seconds": 60.0,
-    }
-    return await store.claim(conn, **given | overrides)
+async def claim(
+    conn: psycopg.AsyncConnection, *, region: str = "local", limit: int = 10, provider: str = "mailgun"
+) -> tuple[int, list[Claimed]]:
+    """As a lane with one provider claims. Answers how many rows were taken up, and those to send."""
+    due, [state] = await store.lock_due(
+        conn,
+        lane=LANE,
+        klass="transactional",
+        providers=[provider],
+        region=region,
+        limit=limit,
+        retry_share=0.25,
+    )
+    chosen = [(d, None if d.expired else provider) for d in due if state.ready or d.expired]
+    if not chosen:
+        return 0, []
+    return len(chosen), await store.open_attempts(
+        conn, chosen, region=region, worker_id=uuid4(), lease_seconds=60.0
+    )
 
 
 async def claimed(conn: psycopg.AsyncConnection) -> Claimed:
@@ -143,7 +153,7 @@ async def test_an_attempt_opens_only_in_the_active_region_and_under_its_epoch(se
     await make_delivery(seed)
     await seed.execute("INSERT INTO store.regions (name) VALUES ('eu-west')")
     assert await claim(worker, region="eu-west") == (0, [])
-    assert await store.next_due(worker, lane=LANE, provider="mailgun", region="eu-west") is None
+    assert await store.next_due(worker, lane=LANE, region="eu-west") is None
     await seed.execute("UPDATE store.regions SET active = false WHERE name = 'local'")
     await seed.execute("UPDATE store.regions SET active = true, epoch = 2 WHERE name = 'eu-west'")
     assert await claim(worker) == (0, [])
@@ -184,12 +194,11 @@ async def test_a_paused_provider_is_left_alone_while_what_expires_still_ends(see
     over = await make_delivery(
         seed, tenant_id=tenant.id, expires_at=datetime.now(UTC) - timedelta(seconds=1), reason="unauthorized"
     )
-    await store.pause_provider(worker, provider="mailgun", status="unauthorized", detail="", seconds=60, hits=1)
+    await control.limit(worker, "mailgun", detail="slow down", seconds=60, hits=1, factor_min=0.1)
     assert await claim(worker) == (1, [])
-    due = await store.next_due(worker, lane=LANE, provider="mailgun", region="local")
+    [state] = await control.read_states(worker, ["mailgun"], klass="transactional")
     await worker.commit()
-    assert due is not None
-    assert due > datetime.now(UTC) + timedelta(seconds=50), "nothing is due before the pause is over"
+    assert state.ready_at > datetime.now(UTC) + timedelta(seconds=50), "nothing goes out before the pause is over"
     assert (await delivery_row(seed, over))["state"] == "expired"
     assert (await delivery_row(seed, waiting))["state"] == "queued"
 
@@ -396,15 +405,17 @@ def mail_settings(url: str, **changes: Any) -> Settings:
 
 
 def make_dispatcher(db: Database, settings: Settings, transport: Transport, renderer: RenderPool) -> Dispatcher:
+    worker_id, providers = uuid4(), ProviderSet(settings.providers)
     return Dispatcher(
-        Lane(LANE, "email", NotificationClass.TRANSACTIONAL, "mailgun"),
+        Lane(LANE, "email", NotificationClass.TRANSACTIONAL, settings.routes["email"]),
         db=db,
-        providers=ProviderSet(settings.providers),
-        transport=transport,
+        providers=providers,
+        transports={choice.provider: transport for choice in settings.routes["email"]},
         access=AccessTokens(transport),
         renderer=renderer,
+        control=Control(db, providers, settings, worker_id),
         settings=settings,
-        worker_id=uuid4(),
+        worker_id=worker_id,
         signing_key=b"key",
     )
 

@@ -349,6 +349,7 @@ A, T, C, R = (OutcomeKind.UNAUTHORIZED, OutcomeKind.TRANSIENT, OutcomeKind.REJEC
 def test_every_reason_has_its_class(status, reason, kind):
     outcome = interpret(answer(status, reason))
     assert outcome.kind is kind
+    assert kind is not A or outcome.reason is None  # a wrong topic too is wrong for every message of the account
     assert outcome.status_code == status
     assert outcome.detail
     assert outcome.provider_message_id is None

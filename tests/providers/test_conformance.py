@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -22,6 +24,7 @@ from hypothesis import strategies as st
 from app.domain.models import Channel, OutcomeKind, Platform
 from app.errors import InvalidFields, WebhookRefused
 from app.providers.base import (
+    SENDER_REFUSED,
     AnyProvider,
     AttemptRef,
     Lookup,
@@ -163,6 +166,17 @@ def test_it_goes_by_its_name_and_serves_a_channel(name: str):
     assert "PRIVATE" not in shown
 
 
+@pytest.mark.parametrize("name", sorted(ADAPTERS))
+def test_failures_speak_against_a_provider_unless_each_message_goes_to_a_receiver_of_its_own(name: str):
+    capabilities = provider(name).capabilities
+    assert capabilities.breaks is (capabilities.transport not in ("guarded", "local"))
+
+
+def test_a_rate_is_named_only_where_it_is_documented_for_the_account():
+    rates = {name: provider(name).capabilities.rate_per_second for name in ADAPTERS}
+    assert {name: rate for name, rate in rates.items() if rate is not None} == {"fcm": 10_000}
+
+
 @pytest.mark.parametrize("name", REMOTE)
 def test_a_request_shows_no_secret_and_no_content_in_a_log_line(name: str):
     request = built(name)
@@ -240,10 +254,72 @@ def test_any_answer_is_classified_and_none_is_believed_too_much(name: str, respo
     outcome = provider(name).interpret(response, NOW)
     if outcome.kind is OutcomeKind.ACCEPTED:
         assert 200 <= response.status < 300
-    if outcome.retry_after_seconds is not None:
-        assert outcome.retry_after_seconds == outcome.retry_after_seconds  # not NaN
+    if outcome.reason == SENDER_REFUSED:
+        assert outcome.kind is OutcomeKind.UNAUTHORIZED
+    assert_bearable(outcome.retry_after_seconds)
     assert len(outcome.detail) < 1000
     assert "\0" not in outcome.detail
+
+
+def assert_bearable(wait: float | None) -> None:
+    assert wait is None or (isinstance(wait, float) and math.isfinite(wait) and wait >= 0)
+
+
+#: To wait, as a header says it, and the seconds that it comes to; None: it says nothing.
+WAITS: Mapping[str, float | None] = {
+    "7": 7,
+    " 2.5 ": 2.5,
+    format_datetime(NOW + timedelta(seconds=90), usegmt=True): 90,
+    (NOW + timedelta(seconds=90)).strftime("%A, %d-%b-%y %H:%M:%S GMT"): 90,  # RFC 850's, still to be read
+    format_datetime(NOW - timedelta(days=400), usegmt=True): 0,
+    "Fri, 31 Dec 9999 23:59:59 GMT": (datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC) - NOW).total_seconds(),
+    "-5": 0,
+    "99999999999": 99999999999.0,
+    "9" * 400: None,
+    "9" * 5000: None,
+    "soon": None,
+    "nan": None,
+    "-inf": None,
+    "Mon, 99 Foo 2026 12:00:00 +999999999": None,
+    "": None,
+}
+#: Merchants and rooms, one of which must not keep the others waiting: theirs is a failure of the one message.
+EACH_ITS_OWN = ("chat", "standard-webhooks")
+
+
+@pytest.mark.parametrize("name", [name for name in REMOTE if name != "smtp"])
+@pytest.mark.parametrize(("value", "seconds"), WAITS.items(), ids=[value[:40] or "nothing" for value in WAITS])
+def test_a_limit_is_believed_for_as_long_as_it_says_and_nonsense_for_no_time(
+    name: str, value: str, seconds: float | None
+):
+    outcome = provider(name).interpret(ProviderResponse(429, {"retry-after": value}, b""), NOW)
+    assert outcome.kind is (OutcomeKind.TRANSIENT if name in EACH_ITS_OWN else OutcomeKind.RATE_LIMITED)
+    otherwise = provider(name).interpret(ProviderResponse(429, {}, b""), NOW).retry_after_seconds
+    assert outcome.retry_after_seconds == (otherwise if seconds is None else pytest.approx(seconds))
+    assert_bearable(outcome.retry_after_seconds)
+
+
+@pytest.mark.parametrize("name", ["mailgun", "sendgrid"])
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (f"{NOW.timestamp() + 12.5}", 12.5),
+        (f"{NOW.timestamp() - 5}", 0),
+        ("-5", 0),
+        ("0", 0),
+        ("99999999999", 99999999999 - NOW.timestamp()),
+        ("1e308", 1e308),
+        ("1e999", None),
+        ("nan", None),
+        ("soon", None),
+        ("", None),
+    ],
+)
+def test_a_limit_may_say_when_it_is_set_back(name: str, value: str, seconds: float | None):
+    outcome = provider(name).interpret(ProviderResponse(429, {"x-ratelimit-reset": value}, b""), NOW)
+    assert outcome.kind is OutcomeKind.RATE_LIMITED
+    assert outcome.retry_after_seconds == (None if seconds is None else pytest.approx(seconds))
+    assert_bearable(outcome.retry_after_seconds)
 
 
 @pytest.mark.parametrize("name", [name for name in REMOTE if name != "smtp"])

@@ -291,6 +291,7 @@ NOT_ALLOWED = "Domain mg.example.com is not allowed to send: "
 def test_every_answer_has_its_class(status, body, kind):
     outcome = MAILGUN.interpret(answer(status, body), NOW)
     assert outcome.kind == kind
+    assert outcome.reason is None  # even an unverified domain is the account's own
     assert outcome.status_code == status
     assert outcome.detail
     assert outcome.provider_message_id is None
@@ -310,6 +311,9 @@ def test_every_answer_has_its_class(status, body, kind):
         ("", {"retry-after": "nan"}, None),
         ("", {"x-ratelimit-reset": f"{NOW.timestamp() + 2.5}"}, 2.5),
         ("", {"x-ratelimit-reset": "soon"}, None),
+        ("", {"x-ratelimit-reset": "7"}, 0),
+        ({"retry-seconds": -60}, {}, 0),
+        ('{"retry-seconds": NaN}', {}, None),
         ({"retry-seconds": 60}, {}, 60),
         ({"message": "try again after 20 seconds"}, {"x-ratelimit-reset": f"{NOW.timestamp() + 99}"}, 20),
         ("", {}, None),

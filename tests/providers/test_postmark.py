@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from app.domain.models import BounceClass, EvidenceKind, OutcomeKind
 from app.errors import ConfigurationError, InvalidFields, WebhookRefused
-from app.providers.base import AttemptRef, EmailMessage, LookupVerdict, ProviderResponse, WebhookRequest
+from app.providers.base import SENDER_REFUSED, AttemptRef, EmailMessage, LookupVerdict, ProviderResponse, WebhookRequest
 from app.providers.postmark import Postmark, PostmarkAccount
 from app.providers.registry import make_provider
 from tests.messages import CONTEXT, DELIVERY, NOW, email_message, posted
@@ -246,6 +246,26 @@ def test_every_answer_has_its_class(status, body, kind):
     assert outcome.status_code == status
     assert outcome.detail
     assert outcome.provider_message_id is None
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "reason"),
+    [
+        (422, 400, SENDER_REFUSED),
+        (422, 401, SENDER_REFUSED),
+        (200, 401, SENDER_REFUSED),
+        (422, 10, None),
+        (422, 405, None),
+        (422, 412, None),
+        (422, 413, None),
+        (401, 10, None),
+        (401, 401, None),  # where the request was not read, no sender was either
+        (403, 400, None),
+    ],
+)
+def test_a_sender_that_is_not_verified_says_nothing_about_the_others(status, code, reason):
+    outcome = POSTMARK.interpret(answer(status, error(code, "words")), NOW)
+    assert (outcome.kind, outcome.reason) == (OutcomeKind.UNAUTHORIZED, reason)
 
 
 def test_a_rate_limit_says_when_to_come_back():

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from app.domain.models import BounceClass, EvidenceKind, OutcomeKind
 from app.errors import ConfigurationError, InvalidFields, WebhookRefused
-from app.providers.base import AttemptRef, EmailMessage, LookupVerdict, ProviderResponse, WebhookRequest
+from app.providers.base import SENDER_REFUSED, AttemptRef, EmailMessage, LookupVerdict, ProviderResponse, WebhookRequest
 from app.providers.registry import make_provider
 from app.providers.sendgrid import SendGrid, SendGridAccount
 from tests.messages import CONTEXT, DELIVERY, NOW, email_message, posted
@@ -252,6 +252,27 @@ def test_every_answer_has_its_class(status, body, kind):
     assert outcome.status_code == status
     assert outcome.detail
     assert outcome.provider_message_id is None
+
+
+IDENTITY = "The from address does not match a verified Sender Identity."
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (403, errors(IDENTITY, "from"), SENDER_REFUSED),
+        (403, errors(IDENTITY), SENDER_REFUSED),
+        (403, errors("Invented tomorrow", "from"), SENDER_REFUSED),
+        (403, errors("access forbidden"), None),
+        (403, "", None),
+        (401, errors("authorization required"), None),
+        (401, errors(IDENTITY, "from"), None),
+        (404, errors(IDENTITY, "from"), None),
+    ],
+)
+def test_a_sender_that_is_not_verified_says_nothing_about_the_others(status, body, reason):
+    outcome = SENDGRID.interpret(answer(status, body), NOW)
+    assert (outcome.kind, outcome.reason) == (OutcomeKind.UNAUTHORIZED, reason)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from app.domain.models import BounceClass, Channel, EvidenceKind, OutcomeKind
 from app.errors import ConfigurationError, InvalidFields, WebhookRefused
-from app.providers.base import AttemptRef, EmailMessage, LookupVerdict, ProviderResponse
+from app.providers.base import SENDER_REFUSED, AttemptRef, EmailMessage, LookupVerdict, ProviderResponse
 from app.providers.registry import make_provider
 from app.providers.ses import Ses, SesAccount
 from tests.messages import CONTEXT, DELIVERY, NOW, email_message, posted
@@ -318,6 +318,24 @@ def test_every_answer_has_its_class(response, kind):
     assert outcome.status_code == response.status
     assert outcome.detail
     assert outcome.provider_message_id is None
+
+
+@pytest.mark.parametrize(
+    ("response", "kind", "reason"),
+    [
+        (failure(400, "MailFromDomainNotVerifiedException"), OutcomeKind.UNAUTHORIZED, SENDER_REFUSED),
+        (failure(400, "MessageRejected", NOT_VERIFIED), OutcomeKind.UNAUTHORIZED, SENDER_REFUSED),
+        (failure(400, "AccountSuspendedException", NOT_VERIFIED), OutcomeKind.UNAUTHORIZED, None),
+        (failure(400, "SendingPausedException"), OutcomeKind.UNAUTHORIZED, None),
+        (failure(403, "AccessDeniedException"), OutcomeKind.UNAUTHORIZED, None),
+        (failure(404, "NotFoundException"), OutcomeKind.UNAUTHORIZED, None),
+        (failure(400, "MessageRejected", "Attachment type is not allowed"), OutcomeKind.REJECTED, None),
+        (failure(500, "MailFromDomainNotVerifiedException"), OutcomeKind.UNKNOWN, None),
+    ],
+)
+def test_a_sender_that_is_not_verified_says_nothing_about_the_others(response, kind, reason):
+    outcome = SES.interpret(response, NOW)
+    assert (outcome.kind, outcome.reason) == (kind, reason)
 
 
 def test_details_hold_no_address():

@@ -219,6 +219,7 @@ def test_every_refusal_has_its_class(http, code, words, kind):
     outcome = SINCH.interpret(answer(http, {"code": code, "text": words}, retry_after="3"), NOW)
     assert outcome.kind is kind
     assert outcome.retry_after_seconds == (3.0 if kind is OutcomeKind.RATE_LIMITED else None)
+    assert outcome.reason is None  # the sender is the account's, and no code speaks of it alone
     assert outcome.detail == ": ".join(filter(None, (code, words))) or f"HTTP {http}"
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from app.domain.models import BounceClass, EvidenceKind, OutcomeKind
 from app.errors import ConfigurationError, InvalidFields, WebhookRefused
-from app.providers.base import ProviderResponse
+from app.providers.base import SENDER_REFUSED, ProviderResponse
 from app.providers.registry import make_provider
 from app.providers.smtp import Smtp, SmtpAccount
 from app.providers.smtp_codes import Refusal, classify, enhanced_code, redacted
@@ -287,6 +287,7 @@ T, R, P, C, A = (
     OutcomeKind.REJECTED,
     OutcomeKind.UNAUTHORIZED,
 )
+UNVERIFIED = "Message rejected: Email address is not verified. The following identities failed the check:"
 REPLIES = [
     # temporary
     ("connect", 421, "4.3.2 Service shutting down", T, None, None),
@@ -350,6 +351,15 @@ REPLIES = [
     ("final", 550, "5.7.26 DMARC", C, "reputation", None),
     ("final", 554, "5.7.25 no PTR", C, "reputation", None),
     ("rcpt", 550, "blocked using zen.example", C, "reputation", None),
+    # what is said of the message is about its sender; before that, of an envelope that is the account's own
+    ("final", 550, "5.7.60 client does not have permissions to send as this sender", A, SENDER_REFUSED, None),
+    ("final", 550, "5.1.8 sender's domain not found", A, SENDER_REFUSED, None),
+    ("final", 554, f"{UNVERIFIED} hello@shop.test", A, SENDER_REFUSED, None),
+    ("final", 554, f"{UNVERIFIED} bounces+0192@bounce.test", A, None, None),
+    ("mail", 554, f"{UNVERIFIED} hello@shop.test", A, None, None),
+    ("rcpt", 550, "5.1.8 sender's domain not found", A, None, None),
+    ("final", 550, "5.7.1 Relaying denied", A, None, None),
+    ("final", 535, "5.7.8 log in first", A, None, None),
     # the rest
     ("rcpt", 501, "5.5.4 what?", C, None, None),
     ("data", 503, "bad sequence", C, None, None),

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from app.domain.models import BounceClass, Channel, EvidenceKind, OutcomeKind
 from app.domain.sms import content_hash
 from app.errors import ConfigurationError, InvalidFields, WebhookRefused
-from app.providers.base import AttemptRef, LookupVerdict, ProviderResponse, SendContext, WebhookRequest
+from app.providers.base import SENDER_REFUSED, AttemptRef, LookupVerdict, ProviderResponse, SendContext, WebhookRequest
 from app.providers.registry import make_provider
 from app.providers.twilio import RETRY_OVERRIDE, Twilio, TwilioAccount
 from tests.messages import CONTEXT, DELIVERY, NOW, posted, sms_message
@@ -266,7 +266,13 @@ def test_an_answer_of_success_without_a_sid_is_unknown(body):
 def test_every_error_code_has_its_class(http, code, kind):
     outcome = TWILIO.interpret(refused(http, code, "words"), NOW)
     assert (outcome.kind, outcome.detail, outcome.status_code) == (kind, f"{code}: words", http)
-    assert outcome.reason == ("opted_out" if code == 21610 else None)
+    assert outcome.reason == {21610: "opted_out", 21606: SENDER_REFUSED, 30034: SENDER_REFUSED}.get(code)
+
+
+@pytest.mark.parametrize("http", [302, 503])
+@pytest.mark.parametrize("code", [21606, 21610, 30034])
+def test_what_the_code_does_not_decide_has_no_reason(http, code):
+    assert TWILIO.interpret(refused(http, code, "words"), NOW).reason is None
 
 
 @pytest.mark.parametrize(

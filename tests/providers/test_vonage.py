@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from app.domain.models import BounceClass, EvidenceKind, OutcomeKind
 from app.errors import ConfigurationError, InvalidFields, WebhookRefused
-from app.providers.base import AttemptRef, LookupVerdict, ProviderResponse, SendContext, WebhookRequest
+from app.providers.base import SENDER_REFUSED, AttemptRef, LookupVerdict, ProviderResponse, SendContext, WebhookRequest
 from app.providers.registry import make_provider
 from app.providers.vonage import Vonage, VonageAccount
 from tests.messages import CONTEXT, DELIVERY, NOW, posted, sms_message
@@ -243,7 +243,9 @@ def test_an_answer_of_success_that_says_nothing_is_unknown(body):
 def test_vonage_answers_200_to_what_it_refuses(status, kind):
     outcome = VONAGE.interpret(told(status), NOW)
     assert (outcome.kind, outcome.detail, outcome.status_code) == (kind, f"{status}: words", 200)
-    assert VONAGE.interpret(told(status, status), NOW).kind is kind
+    assert outcome.reason == (SENDER_REFUSED if status == "15" else None)
+    again = VONAGE.interpret(told(status, status), NOW)
+    assert (again.kind, again.reason) == (kind, outcome.reason)
 
 
 @pytest.mark.parametrize(

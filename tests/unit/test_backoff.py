@@ -85,10 +85,11 @@ def test_a_budget_that_is_spent_ends_in_the_dead_letters(failures):
 
 
 @given(st.sampled_from([K.RATE_LIMITED, K.UNAUTHORIZED]), st.integers(0, 100), chances)
-def test_what_is_about_the_account_pauses_the_account_and_never_exhausts_a_message(kind, failures, jitter):
+def test_what_is_about_the_account_never_exhausts_a_message(kind, failures, jitter):
     decision = decided(Outcome(kind, "no", 429), failures=failures, jitter=jitter)
-    assert decision.state == S.QUEUED
-    assert decision.pause_provider_seconds > 0
+    assert (decision.state, decision.burns) == (S.QUEUED, False)
+    assert decision.due_at > NOW
+    assert (decision.pause_provider_seconds is not None) == (kind is K.RATE_LIMITED)
     assert decision.attempt_state == "refused"
 
 

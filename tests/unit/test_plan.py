@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from app.domain.lifecycle import TERMINAL
 from app.domain.models import DeliveryState
 from app.domain.plan import Subject, plan
+from app.domain.routing import RouteKey, Routes
 
 S = DeliveryState
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 CHANNELS = ("email", "sms", "push")
 PLATFORMS = ("android", "ios", "web")
-ROUTES = frozenset({"email", "sms", "push.ios", "push.android", "in_app", "webhook"})
+ROUTES = Routes(RouteKey.parse(key) for key in ("email", "sms", "push.ios", "push.android", "in_app", "webhook"))
 
 subjects = st.builds(
     Subject,
