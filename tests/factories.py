@@ -43,6 +43,16 @@ _REASON_OF = {
     "ambiguous": "outcome_unknown",
 }
 
+# A provider that is not ready, for make_provider_state.
+OPEN: dict[str, Any] = {
+    "breaker": "open",
+    "reason": "failing",
+    "detail": "9 of 9 calls failed",
+    "cool_off_seconds": 30,
+    "retry_at": datetime.now(UTC) + timedelta(hours=1),
+}
+DRAINED: dict[str, Any] = {"drained_at": datetime.now(UTC), "drained_by": "ada", "drain_reason": "maintenance"}
+
 
 async def make_tenant(conn: AsyncConnection, **overrides: Any) -> Any:
     values = {"name": f"tenant-{next(_numbers)}", "sender": "Shop <shop@example.com>"}
@@ -188,6 +198,29 @@ async def make_suppression(conn: AsyncConnection, *, tenant_id: int, address: st
     values = {"tenant_id": tenant_id, "channel": "email", "address": address}
     values |= {"reason": "manual", "source": "operator"}
     return await _insert(conn, "suppressions", values | overrides)
+
+
+async def make_lane(conn: AsyncConnection, name: str, *providers: str) -> None:
+    """A lane as a worker publishes it: the providers in their order, each of weight 1."""
+    channel, urgency, _ = name.split(".", 2)
+    accounts = [{"provider": one, "order": place, "weight": 1} for place, one in enumerate(providers)]
+    await conn.execute(
+        "INSERT INTO store.lanes (name, channel, class, providers) VALUES (%s, %s, %s, %s)",
+        (name, channel, urgency, Jsonb(accounts)),
+    )
+
+
+async def make_provider_state(conn: AsyncConnection, provider: str, **overrides: Any) -> Any:
+    """The state of a provider account, in place of the one it had; ready unless told otherwise."""
+    await conn.execute("DELETE FROM store.provider_states WHERE provider = %s", (provider,))
+    values = {"provider": provider, "judge_from": _now() - timedelta(days=1)}  # its default is no time that Python has
+    return await _insert(conn, "provider_states", values | overrides)
+
+
+async def make_worker(conn: AsyncConnection, *lanes: str, **overrides: Any) -> Any:
+    """A worker that lives, and serves these lanes."""
+    values = {"id": uuid4(), "region": "local", "host": "here", "pid": 1, "lanes": list(lanes)}
+    return await _insert(conn, "workers", values | overrides)
 
 
 def _delivery_values(notification: Any, delivery_id: UUID, state: str) -> dict[str, Any]:

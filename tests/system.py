@@ -11,7 +11,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -50,8 +51,6 @@ TIMES = {
     "LANDED_WORKER__HEARTBEAT_SECONDS": "1",
 }
 SETTLE_SECONDS = 1.0  # the sandbox knows at once what it took; a call that is over was taken or it was not
-
-TWILIO_ACCOUNT, TWILIO_TOKEN = "AC" + "5a" * 16, "sandbox-auth-token"  # the sandbox's own defaults
 
 TEMPLATES = {
     "order": "Order {{ order_id }} is on its way.",
@@ -129,21 +128,25 @@ class System:
         environment: dict[str, str] | None = None,
         worker_module: str = "jobs.worker",
         vendor: str | None = None,
+        routes: Mapping[str, Any] | None = None,
+        apart: Sequence[str] = (),
         **sandbox: Any,
     ) -> None:
         """speed and further options are the sandbox's; environment overrides settings. vendor: who carries email or
-        text messages in place of Mailgun or Twilio. The second worker is not started by itself."""
+        text messages in place of Mailgun or Twilio. routes: whose providers are others, as landed.toml has them; each
+        account is named for its vendor. apart: vendors that are processes of their own, to be killed alone. The second
+        worker is not started by itself."""
         port = free_port()
         smtp_port, apns_port = free_port() if vendor == "smtp" else 0, free_port()
         self.vendor = vendor
         self.url = f"http://127.0.0.1:{port}"
         self.dsn = dsn
+        self._routes = dict(routes or {})
+        options = {"webhook_base_url": f"{self.url}/api/v1/webhooks", "speed": speed, "hold_seconds": 5, **sandbox}
         self.sandbox = SandboxProcess(
-            directory / "ledger.jsonl",
-            webhook_base_url=f"{self.url}/api/v1/webhooks",
-            speed=speed,
-            **{"hold_seconds": 5, "smtp_port": smtp_port, "apns_port": apns_port, **sandbox},
+            directory / "ledger.jsonl", **{"smtp_port": smtp_port, "apns_port": apns_port, **options}
         )
+        self._apart = {name: SandboxProcess(directory / f"{name}.jsonl", **options) for name in apart}
         settings = self._settings(directory, port, smtp_port, apns_port) | (environment or {})
         self.api = Program("app.api.server", settings, directory / "api.out")
         self.worker = Program(worker_module, settings, directory / "worker.out")
@@ -153,22 +156,6 @@ class System:
         self.client = httpx.Client(base_url=f"{self.url}/api/v1", timeout=30)
 
     def _settings(self, directory: Path, port: int, smtp_port: int, apns_port: int) -> dict[str, str]:
-        account = {
-            "adapter": "mailgun",
-            "domain": self.sandbox.domain,
-            "api_key": self.sandbox.api_key,
-            "webhook_signing_key": self.sandbox.signing_key,
-            "base_url": self.sandbox.url,
-            "lookup_settle_seconds": SETTLE_SECONDS,
-        }
-        texts = {
-            "adapter": "twilio",
-            "account_sid": TWILIO_ACCOUNT,
-            "auth_token": TWILIO_TOKEN,
-            "sender": "+14155550100",
-            "base_url": self.sandbox.url,
-            "lookup_settle_seconds": SETTLE_SECONDS,
-        }
         keys = self.sandbox.ledger_path.with_suffix(".keys")
         pushes = {
             "apns": {
@@ -192,14 +179,19 @@ class System:
                 "allow_loopback": True,
             },
         }
-        providers: dict[str, Any] = {"mailgun": account, "twilio": texts, **pushes}
-        routes = {"email": ["mailgun"], "sms": ["twilio"]}
+        routes: dict[str, Any] = {"email": ["mailgun"], "sms": ["twilio"]}
         routes |= {"push.ios": ["apns"], "push.android": ["fcm"], "push.web": ["browsers"]}
         if self.vendor is not None:
-            providers[self.vendor] = vendors.account(
-                self.vendor, self.sandbox, smtp_port=smtp_port, settle_seconds=SETTLE_SECONDS
-            )
             routes["sms" if self.vendor in vendors.SMS else "email"] = [self.vendor]
+        routes |= self._routes
+        named = {
+            choice if isinstance(choice, str) else choice["provider"] for route in routes.values() for choice in route
+        }
+        providers: dict[str, Any] = {
+            name: vendors.account(name, self.sandbox_of(name), smtp_port=smtp_port, settle_seconds=SETTLE_SECONDS)
+            for name in {"mailgun", "twilio", *named} - pushes.keys()
+        }
+        providers |= pushes
         foreign = {name: value for name, value in os.environ.items() if not name.startswith("LANDED_")}
         return (
             foreign
@@ -222,7 +214,8 @@ class System:
     def __enter__(self) -> Self:
         try:
             self._seed()
-            self.sandbox.start()  # it makes the keys and the certificate that the others read
+            for sandbox in self.sandboxes:  # the first makes the keys and the certificate that the others read
+                sandbox.start()
             self.worker.start()
             self.api.start()
             self.wait_for_api()
@@ -243,7 +236,8 @@ class System:
             self.worker.stop()
             self.api.stop()
         finally:
-            self.sandbox.__exit__(None, None, None)
+            for sandbox in self.sandboxes:
+                sandbox.__exit__(None, None, None)
             self.client.close()
             self._session.close()
 
@@ -265,26 +259,29 @@ class System:
         wait_until(registered, seconds=PATIENCE_SECONDS, what="the worker's start")
 
     def _seed(self) -> None:
+        self.tenant_id, key = self.add_tenant("shop")
+        self.client.headers["Authorization"] = f"Bearer {key}"
+
+    def add_tenant(self, name: str) -> tuple[int, str]:
+        """A tenant with the templates and the category that the tests send with; its id and its API key."""
         [tenant] = self.rows(
-            "INSERT INTO store.tenants (name, sender) VALUES ('shop', 'Shop <shop@sandbox.landed.test>') RETURNING id"
+            "INSERT INTO store.tenants (name, sender) VALUES (%s, 'Shop <shop@sandbox.landed.test>') RETURNING id", name
         )
-        self.tenant_id = tenant["id"]
         plain, prefix, digest = mint_api_key()
         self.rows(
             "INSERT INTO store.api_keys (tenant_id, name, prefix, hash, scopes, rate_per_second, burst) "
             "VALUES (%s, 'tests', %s, %s, '{send,read,admin}', 100000, 100000) RETURNING id",
-            self.tenant_id,
+            tenant["id"],
             prefix,
             digest,
         )
-        self.client.headers["Authorization"] = f"Bearer {plain}"
-        for name, text in TEMPLATES.items():
+        for template, text in TEMPLATES.items():
             self.rows(
                 "INSERT INTO store.templates "
                 "(tenant_id, template_id, version, subject, text, variables, status, published_at) "
                 "VALUES (%s, %s, 1, 'Your order', %s, %s, 'published', now()) RETURNING version",
-                self.tenant_id,
-                name,
+                tenant["id"],
+                template,
                 text,
                 Jsonb({"order_id": {"required": True}}),
             )
@@ -293,22 +290,53 @@ class System:
                 "INSERT INTO store.templates "
                 "(tenant_id, template_id, version, channel, subject, text, variables, status, published_at) "
                 "VALUES (%s, 'order', 1, %s, %s, %s, %s, 'published', now()) RETURNING version",
-                self.tenant_id,
+                tenant["id"],
                 channel,
                 title,
                 TEMPLATES["order"],
                 Jsonb({"order_id": {"required": True}}),
             )
-        self.category("orders")
+        self.category("orders", tenant_id=tenant["id"])
+        return tenant["id"], plain
+
+    # -- the outside world -----------------------------------------------------------------------------------
+
+    @property
+    def sandboxes(self) -> Sequence[SandboxProcess]:
+        return [self.sandbox, *self._apart.values()]
+
+    def sandbox_of(self, vendor: str) -> SandboxProcess:
+        return self._apart.get(vendor, self.sandbox)
+
+    def set_fault(self, vendor: str, mode: str, **order: object) -> None:
+        """Puts a fault of one vendor in force."""
+        self.sandbox_of(vendor).set_fault(mode, provider=vendor, **order)
+
+    def summary(self) -> dict[str, Any]:
+        """How often each delivery was accepted, by whichever vendor, and what is under way."""
+        each = [sandbox.summary() for sandbox in self.sandboxes]
+        accepted: Counter[str] = Counter()
+        for summary in each:
+            accepted.update(summary["deliveries"])
+        return {
+            "deliveries": dict(accepted),
+            "messages_under_way": sum(summary["messages_under_way"] for summary in each),
+            "webhooks_owed": sum(summary["webhooks_owed"] for summary in each),
+        }
 
     # -- what a producer does --------------------------------------------------------------------------------
 
     def category(self, name: str, **columns: Any) -> str:
-        values = {"class": "transactional", "ambiguity_policy": "resend_if_absent", "validity_seconds": 3600} | columns
+        values = {
+            "tenant_id": self.tenant_id,
+            "class": "transactional",
+            "ambiguity_policy": "resend_if_absent",
+            "validity_seconds": 3600,
+        } | columns
         self.rows(
             "INSERT INTO store.categories (tenant_id, name, class, ambiguity_policy, validity_seconds) "
             "VALUES (%s, %s, %s, %s, %s) RETURNING name",
-            self.tenant_id,
+            values["tenant_id"],
             name,
             values["class"],
             values["ambiguity_policy"],
@@ -423,7 +451,12 @@ class System:
         return 0 if delivery is None else self.times_accepted(delivery["delivery_id"])
 
     def times_accepted(self, delivery_id: UUID) -> int:
-        return len(self.sandbox.ledger(kind="accepted", landed_delivery=str(delivery_id)))
+        return len(self.accepted_by(delivery_id))
+
+    def accepted_by(self, delivery_id: UUID) -> list[str]:
+        """Which vendors took it on, once for each time."""
+        found = [s.ledger(kind="accepted", landed_delivery=str(delivery_id)) for s in self.sandboxes]
+        return [entry["provider"] for entries in found for entry in entries]
 
     def stuck(self) -> Sequence[dict[str, Any]]:
         """Must always be empty."""

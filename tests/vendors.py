@@ -7,14 +7,31 @@ from typing import Any
 from app.sandbox.sendgrid.settings import public_key
 from tests.sandbox_process import SandboxProcess
 
+# Who may take Mailgun's place, and Twilio's.
 EMAIL = ("ses", "sendgrid", "postmark", "smtp")
 SMS = ("sinch", "vonage")
+
+TWILIO_ACCOUNT, TWILIO_TOKEN = "AC" + "5a" * 16, "sandbox-auth-token"
 
 
 def account(vendor: str, sandbox: SandboxProcess, *, smtp_port: int = 0, settle_seconds: float = 1.0) -> dict[str, Any]:
     """The account's fields as the configuration has them."""
     at = {"adapter": vendor, "base_url": sandbox.url}
     match vendor:
+        case "mailgun":
+            return at | {
+                "domain": sandbox.domain,
+                "api_key": sandbox.api_key,
+                "webhook_signing_key": sandbox.signing_key,
+                "lookup_settle_seconds": settle_seconds,
+            }
+        case "twilio":
+            return at | {
+                "account_sid": TWILIO_ACCOUNT,
+                "auth_token": TWILIO_TOKEN,
+                "sender": "+14155550100",
+                "lookup_settle_seconds": settle_seconds,
+            }
         case "ses":
             return at | {
                 "region": "eu-west-1",

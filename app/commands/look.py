@@ -20,6 +20,7 @@ from app.settings import load_settings
 from app.store import operate
 
 WATCH_SECONDS = 2.0
+ONLY_WHEN_ANY = ("lanes", "load_shedding")  # of the tables that status shows
 
 
 @click.command()
@@ -140,18 +141,24 @@ async def _status(dsn: str, hours: int, as_json: bool) -> None:
 
 def _show(situation: dict[str, list[dict[str, Any]]], hours: int) -> None:
     tables = {
-        "waiting": ("On its way", "lane state reason rows overdue first_due_at tenant", "nothing"),
+        "waiting": ("On its way", "lane state reason waits_for rows overdue first_due_at tenant", "nothing"),
         "ended": (
             f"Ended, accepted in the last {hours} h",
             "lane state reason rows last_ended_at",
             "nothing",
         ),
+        "lanes": ("Lanes in which everything waits", "lane waiting_for late_by detail", "none"),
+        "load_shedding": ("Load shedding: these claims pause", "class since lane late_by", "off"),
         "workers": (
             "Workers",
             "worker_id host pid alive silent_for started_at lanes",
             "none: nothing is being sent",
         ),
-        "providers": ("Providers", "provider status paused_until hits detail", "none has complained"),
+        "providers": (
+            "Providers that are not well",
+            "provider status reason detail ready_at since share error_rate drained_by drain_reason",
+            "none",
+        ),
         "dead_letters": (
             "Dead letters",
             "tenant reason template_id provider rows last_ended_at newest_delivery newest_detail",
@@ -166,6 +173,8 @@ def _show(situation: dict[str, list[dict[str, Any]]], hours: int) -> None:
         ),
     }
     for name, (title, columns, empty) in tables.items():
+        if name in ONLY_WHEN_ANY and not situation[name]:
+            continue
         print_table(title, situation[name], *columns.split(), empty=empty)
     if situation["stuck"]:
         stuck = len(situation["stuck"])

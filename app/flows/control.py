@@ -179,7 +179,12 @@ class Control:
         if pause is not None:
             hits = [outcome for outcome in outcomes if outcome.kind == OutcomeKind.RATE_LIMITED]
             await store.limit(
-                conn, account, detail=hits[-1].detail, seconds=pause, hits=len(hits), factor_min=RATE_FACTOR_MIN
+                conn,
+                account,
+                detail=hits[-1].detail,
+                seconds=pause if account in self._breakable else 0,  # one of many receivers: only its own must wait
+                hits=len(hits),
+                factor_min=RATE_FACTOR_MIN,
             )
         refused = next((outcome for outcome in outcomes if _is_refusal(outcome)), None)
         if refused is not None and account in self._breakable:

@@ -360,7 +360,10 @@ class Dispatcher:
     async def _record(self, batch: Sequence[Finished]) -> None:
         crash_point(Step.BEFORE_RECORD)
         now = datetime.now(UTC)
-        await self._write([(finished, self._decide(finished, now)) for finished in batch])
+        decided = [(finished, self._decide(finished, now)) for finished in batch]
+        await self._write(decided)
+        if any(decision.failed_over for _, decision in decided):
+            self.woken.set()  # another provider is asked at once, and not when this lane next looks
         crash_point(Step.AFTER_RECORD)
 
     async def _write(self, decided: Sequence[tuple[Finished, Decision]]) -> None:
@@ -419,7 +422,7 @@ class Dispatcher:
             conn,
             provider,
             [f.outcome for f, _ in decided],
-            probe=next((f.outcome for f, _ in decided if f.probe), None),
+            probe=next((_of_probe(f) for f, _ in decided if f.probe), None),
             pause=max((d.pause_provider_seconds for _, d in decided if d.pause_provider_seconds), default=None),
         )
 
@@ -471,6 +474,13 @@ def retry_policy(settings: Settings, lane: Lane, provider: AnyProvider) -> Retry
         else follow.confirm_give_up_seconds,
         ambiguous_first_lookup_seconds=follow.ambiguous_first_lookup_seconds,
     )
+
+
+def _of_probe(finished: Finished) -> Outcome:
+    """What a probe showed: nothing when its delivery ended before its provider was called."""
+    if finished.seconds is None and finished.outcome.kind != OutcomeKind.UNKNOWN:
+        return Outcome(OutcomeKind.RELEASED, "the probe was never made")
+    return finished.outcome
 
 
 def _item(finished: Finished) -> inbox.NewItem:

@@ -21,7 +21,8 @@ from app.errors import WebhookRefused
 TransportKind = Literal["http", "http2", "smtp", "guarded", "local"]
 
 #: The reason of an UNAUTHORIZED outcome that speaks of this message's sender alone (an address or domain that is not
-#: verified, a number that may not send there): whoever sends by another name through the same account still may.
+#: verified, a number that may not send there): whoever sends by another name, or elsewhere, through the same account
+#: still may.
 SENDER_REFUSED: Final = "sender_refused"
 
 

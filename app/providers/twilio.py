@@ -307,10 +307,11 @@ _REFUSALS: Final[Mapping[int, OutcomeKind]] = {
     30034: OutcomeKind.UNAUTHORIZED,  # the sender is not registered for A2P 10DLC
 }
 #: The sender is the account's, and yet these depend on where the message goes: a short code is good for one country,
-#: and only texts to the US need a registration. All others still get theirs.
+#: only texts to the US need a registration, and a trial account may text its own numbers. All others still get theirs.
 _REASONS: Final[Mapping[int, str]] = {
     CODE_OPTED_OUT: "opted_out",
     21606: SENDER_REFUSED,
+    21608: SENDER_REFUSED,
     30034: SENDER_REFUSED,
 }
 

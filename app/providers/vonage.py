@@ -127,7 +127,7 @@ class Vonage(Provider[SmsMessage]):
             kind, said = sms.kind_of_status(response.status), f"HTTP {response.status}"
         elif 0 not in statuses:
             kind, said = _REFUSALS.get(statuses[0] or 0, OutcomeKind.REJECTED), _said(messages[0])
-            reason = SENDER_REFUSED if statuses[0] == STATUS_SENDER else None
+            reason = SENDER_REFUSED if statuses[0] in (STATUS_SENDER, STATUS_TRIAL) else None
         elif any(statuses):
             refused = next(message for message, status in zip(messages, statuses, strict=True) if status)
             kind, said = (
@@ -208,6 +208,7 @@ def _signature(secret: str, method: SignatureMethod, params: Mapping[str, Any]) 
 
 #: The sender may not be used where the message goes (a name, in North America): others still get theirs.
 STATUS_SENDER: Final = 15
+STATUS_TRIAL: Final = 29  # a trial account, and the number is not on its list
 #: What each status means, of messages that were all refused.
 _REFUSALS: Final[Mapping[int, OutcomeKind]] = {
     1: OutcomeKind.RATE_LIMITED,
@@ -222,7 +223,7 @@ _REFUSALS: Final[Mapping[int, OutcomeKind]] = {
     14: OutcomeKind.UNAUTHORIZED,  # signature
     STATUS_SENDER: OutcomeKind.UNAUTHORIZED,
     22: OutcomeKind.REJECTED,  # network code
-    29: OutcomeKind.UNAUTHORIZED,  # a trial account, and the number is not on its list
+    STATUS_TRIAL: OutcomeKind.UNAUTHORIZED,
 }
 
 

@@ -84,6 +84,7 @@ _TURNED_AWAY: Final = {
     Mode.HANG: Verdict(Do.HOLD, False, NOTHING, "fault: held without accepting"),
     Mode.ERROR: Verdict(Do.REFUSE, False, NOTHING, "fault: error", Reason.UNAVAILABLE),
     Mode.RATE_LIMIT: Verdict(Do.REFUSE, False, NOTHING, "fault: rate limited", Reason.RATE_LIMITED),
+    Mode.UNAUTHORIZED: Verdict(Do.REFUSE, False, NOTHING, "fault: unauthorized", Reason.UNAUTHORIZED),
 }
 
 

@@ -19,13 +19,15 @@ class Mode(StrEnum):
     HANG = "hang"  # accept nothing, answer nothing
     ERROR = "error"  # 503, nothing accepted
     RATE_LIMIT = "rate_limit"  # 429, nothing accepted
+    UNAUTHORIZED = "unauthorized"  # the account is refused, nothing accepted
     ACCEPT_THEN_HANG = "accept_then_hang"
     ACCEPT_THEN_RESET = "accept_then_reset"
     ACCEPT_THEN_ERROR = "accept_then_error"  # 500 although accepted
     RANDOM = "random"  # one of the others, for a share of the calls
 
 
-MIX: Final = tuple(mode for mode in Mode if mode not in (Mode.OK, Mode.RANDOM))
+# An account is not refused now and then: that is no part of the mix.
+MIX: Final = tuple(mode for mode in Mode if mode not in (Mode.OK, Mode.UNAUTHORIZED, Mode.RANDOM))
 
 
 class FaultOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -39,13 +39,13 @@ class Posts(StrEnum):
 class Reason(StrEnum):
     """Why a call is refused, as far as every protocol knows; a protocol may have reasons of its own beside these.
 
-    The first three are also what a fault of the whole provider looks like, so every protocol must know them.
+    The first four are also what a fault of the whole provider looks like, so every protocol must know them.
     """
 
     RATE_LIMITED = "rate_limited"  # 429
     UNAVAILABLE = "unavailable"  # 503, nothing accepted
     BROKEN = "broken"  # 500 although accepted
-    UNAUTHORIZED = "unauthorized"
+    UNAUTHORIZED = "unauthorized"  # the account is refused
     SENDER_REFUSED = "sender_refused"
     INVALID_RECIPIENT = "invalid_recipient"
     CONTENT_REFUSED = "content_refused"

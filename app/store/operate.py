@@ -23,7 +23,10 @@ FIND_NOTIFICATION, TIMELINE, EXPLAIN, ATTEMPTS = (
 )
 RENDERED, REPLAY, SEND = _q["rendered"], _q["replay"], _q["send"]
 SERVER, PARTITIONS_AHEAD = _q["server"], _q["partitions_ahead"]
-WAITING, ENDED, WORKERS, PROVIDERS = _q["waiting"], _q["ended"], _q["workers"], _q["providers"]
+WAITING, ENDED, WORKERS = _q["waiting"], _q["ended"], _q["workers"]
+PROVIDERS, PROVIDER_STATUS, UNWELL_PROVIDERS = _q["providers"], _q["provider_status"], _q["unwell_providers"]
+LANES, WAITING_LANES, LANES_WITHOUT_PROVIDER = _q["lanes"], _q["waiting_lanes"], _q["lanes_without_provider"]
+DRAIN_PROVIDER, RESTORE_PROVIDER, LOAD_SHEDDING = _q["drain_provider"], _q["restore_provider"], _q["load_shedding"]
 STUCK, UNCONFIRMED, DEAD_LETTERS, REFUSALS = (
     _q["stuck"],
     _q["unconfirmed"],
@@ -91,13 +94,44 @@ async def situation(conn: Connection, *, hours: int) -> dict[str, list[Row]]:
     return {
         "waiting": await _rows(conn, WAITING),
         "ended": await _rows(conn, ENDED, {"hours": hours}),
+        "lanes": await _rows(conn, WAITING_LANES),
+        "load_shedding": await _rows(conn, LOAD_SHEDDING),
         "workers": await _rows(conn, WORKERS),
-        "providers": await _rows(conn, PROVIDERS),
+        "providers": await _rows(conn, UNWELL_PROVIDERS),
         "dead_letters": await _rows(conn, DEAD_LETTERS),
         "unconfirmed": await _rows(conn, UNCONFIRMED),
         "webhook_refusals": await _rows(conn, REFUSALS),
         "stuck": await _rows(conn, STUCK, {"limit": STUCK_SHOWN_MAX}),
     }
+
+
+async def providers(conn: Connection) -> dict[str, list[Row]]:
+    """How every provider account fares, and the lanes in which everything waits."""
+    return {"providers": await _rows(conn, PROVIDERS), "waiting": await _rows(conn, WAITING_LANES)}
+
+
+async def lanes(conn: Connection) -> list[Row]:
+    return await _rows(conn, LANES)
+
+
+async def drain_provider(conn: Connection, provider: str, *, reason: str) -> bool:
+    """False when it was drained before. Raises psycopg's NoDataFound when there is no such provider."""
+    return await _scalar(conn, DRAIN_PROVIDER, {"provider": provider, "reason": reason}) is True
+
+
+async def restore_provider(conn: Connection, provider: str, *, reason: str) -> bool:
+    """False when it was neither drained nor open. Raises psycopg's NoDataFound when there is no such provider."""
+    return await _scalar(conn, RESTORE_PROVIDER, {"provider": provider, "reason": reason}) is True
+
+
+async def provider_status(conn: Connection, provider: str) -> Row:
+    (row,) = await _rows(conn, PROVIDER_STATUS, {"provider": provider})
+    return row
+
+
+async def lanes_without_provider(conn: Connection, provider: str) -> list[Row]:
+    """The lanes of this provider in which no other is ready either."""
+    return await _rows(conn, LANES_WITHOUT_PROVIDER, {"provider": provider})
 
 
 async def replay(conn: Connection, **wanted: Any) -> list[Row]:
@@ -131,6 +165,13 @@ async def partitions_ahead(conn: Connection) -> date | None:
 
 async def workers(conn: Connection) -> list[Row]:
     return await _rows(conn, WORKERS)
+
+
+async def _scalar(conn: Connection, statement: SQL, parameters: Row) -> object:
+    async with conn.cursor(row_factory=scalar_row) as cursor:
+        await cursor.execute(statement, parameters)
+        found: object = await cursor.fetchone()
+        return found
 
 
 async def _rows(conn: Connection, statement: SQL, parameters: Row | None = None) -> list[Row]:

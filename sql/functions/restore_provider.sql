@@ -19,6 +19,7 @@ BEGIN
         drain_reason = NULL,
         retry_at = CASE WHEN p.breaker = 'open' THEN now() END,
         since = CASE WHEN p.breaker = 'open' THEN p.since ELSE now() END,
+        judge_from = CASE WHEN p.breaker = 'open' THEN p.judge_from ELSE now() END,
         recovering = p.recovering OR p.drained_at IS NOT NULL,
         share = CASE WHEN p.drained_at IS NULL THEN p.share ELSE share_first END,
         share_changed_at = CASE WHEN p.drained_at IS NULL THEN p.share_changed_at ELSE now() END

@@ -324,7 +324,8 @@ WITH served AS (
 ), latest AS (
     SELECT o.name, extract(epoch FROM now() - o.due_at)::double precision AS seconds,
            extract(epoch FROM now() - o.due_at)
-               / CASE o.class WHEN 'alert' THEN %(alert_seconds)s ELSE %(transactional_seconds)s END AS of_limit
+               / CASE o.class WHEN 'alert' THEN %(alert_seconds)s::double precision
+                               ELSE %(transactional_seconds)s::double precision END AS of_limit
     FROM oldest o
     ORDER BY of_limit DESC
     LIMIT 1

@@ -1,4 +1,4 @@
--- What `landed trace`, `status`, `render`, `replay` and `doctor` show. They read as an operator does: schema reporting,
+-- What `landed trace`, `status`, `render`, `replay`, `providers`, `lanes` and `doctor` show. They read as an operator does: schema reporting,
 -- and the functions of schema landed.
 
 -- name: find_notification
@@ -34,7 +34,7 @@ SELECT attempt_no, attempt_state, tenant_name AS tenant, template_id, template_v
 FROM landed.rendered(%(delivery_id)s);
 
 -- name: waiting
-SELECT tenant, lane, state, reason, rows, overdue, first_due_at, last_due_at
+SELECT tenant, lane, state, reason, waits_for, rows, overdue, first_due_at, last_due_at
 FROM reporting.waiting
 ORDER BY lane, state, reason, tenant;
 
@@ -55,9 +55,52 @@ WHERE alive OR (stopped_at IS NULL AND last_seen_at > now() - interval '1 day')
 ORDER BY alive DESC, started_at;
 
 -- name: providers
-SELECT provider, status, paused, paused_until, since, hits, detail
+SELECT provider, status, reason, detail, ready, ready_at, since, share, per_second, factor, hits, limited_at, drained_by,
+       drain_reason, calls, error_rate
 FROM reporting.providers
 ORDER BY provider;
+
+-- name: unwell_providers
+SELECT provider, status, reason, detail, ready_at, since, share, error_rate, drained_by, drain_reason
+FROM reporting.providers
+WHERE status <> 'ok' OR share < 1
+ORDER BY provider;
+
+-- name: lanes
+SELECT lane, channel, class, providers, workers, oldest_due_at, late_by, waiting_for, detail
+FROM reporting.lanes
+ORDER BY lane;
+
+-- name: waiting_lanes
+-- Those in which something is due and nothing can go.
+SELECT lane, waiting_for, late_by, detail
+FROM reporting.lanes
+WHERE waiting_for IS NOT NULL AND late_by IS NOT NULL
+ORDER BY late_by DESC;
+
+-- name: lanes_without_provider
+SELECT lane, late_by, detail
+FROM reporting.lanes
+WHERE waiting_for = 'no_provider'
+  AND providers @> jsonb_build_array(jsonb_build_object('provider', %(provider)s::text))
+ORDER BY lane;
+
+-- name: load_shedding
+-- Only while it is on.
+SELECT class, since, lane, late_by
+FROM reporting.load_shedding
+WHERE active;
+
+-- name: provider_status
+SELECT provider, status, reason, detail, ready_at, share
+FROM reporting.providers
+WHERE provider = %(provider)s;
+
+-- name: drain_provider
+SELECT landed.drain_provider(%(provider)s, %(reason)s);
+
+-- name: restore_provider
+SELECT landed.restore_provider(%(provider)s, %(reason)s);
 
 -- name: stuck
 SELECT what, state, tenant, notification_id, delivery_id, lane, reason, due_at, overdue_for, missing

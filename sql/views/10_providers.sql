@@ -1,4 +1,4 @@
--- A provider that has not been called yet has no state: it is ready.
+-- A provider without a state is ready.
 CREATE VIEW reporting.providers AS
 SELECT a.provider,
        s.status,
@@ -51,11 +51,11 @@ COMMENT ON COLUMN reporting.providers.status IS
     'sent to it. half_open: one delivery tries whether it is back. drained: people took it out';
 COMMENT ON COLUMN reporting.providers.reason IS
     'Why its breaker is open: failing, or unauthorized (it refuses our credentials or sender domain)';
-COMMENT ON COLUMN reporting.providers.detail IS 'What it said';
+COMMENT ON COLUMN reporting.providers.detail IS 'What it last said, or how it failed';
 COMMENT ON COLUMN reporting.providers.ready IS 'Whether deliveries go to it: one of these in a lane is enough';
 COMMENT ON COLUMN reporting.providers.ready_at IS
     'When it may be tried again; past while nothing is due that could try. NULL when it is ready, or drained';
-COMMENT ON COLUMN reporting.providers.since IS 'Since when it has this status; NULL for one that never had another';
+COMMENT ON COLUMN reporting.providers.since IS 'Since when it has this status; NULL for one that no worker has read yet';
 COMMENT ON COLUMN reporting.providers.share IS
     'Of its weight, 0 to 1: lowered while it is slow or fails, raised again in steps';
 COMMENT ON COLUMN reporting.providers.per_second IS 'The rate it is configured for; NULL when it has none';

@@ -1,15 +1,18 @@
 -- Counts nothing: of each lane it reads the first row of either queue. So it costs the same with a million waiting.
 CREATE VIEW reporting.lanes AS
 WITH account AS MATERIALIZED (
-    SELECT p.*,
+    SELECT p.provider, p.status, p.ready,
            CASE p.status
-               WHEN 'drained' THEN format('%s is drained since %s by %s (%s)', p.provider, p.since, p.drained_by, p.drain_reason)
-               WHEN 'open' THEN format('%s is not called, because %s (%s); one delivery tries it at %s', p.provider,
+               WHEN 'drained' THEN format('%s is drained since %s by %s (%s)', p.provider, date_trunc('second', p.since),
+                                          p.drained_by, p.drain_reason)
+               WHEN 'open' THEN format('%s is not called, because %s%s; one delivery tries it at %s', p.provider,
                                        CASE p.reason WHEN 'unauthorized' THEN 'it refuses our account' ELSE 'it fails' END,
-                                       coalesce(nullif(p.detail, ''), 'no detail'), p.ready_at)
-               WHEN 'half_open' THEN format('%s is being tried with one delivery, until %s at the latest', p.provider, p.ready_at)
-               WHEN 'rate_limited' THEN format('%s said to slow down until %s', p.provider, p.ready_at)
-               WHEN 'recovering' THEN format('%s is recovering and gets %s %% of its weight', p.provider, round(p.share::numeric * 100))
+                                       ' (' || nullif(p.detail, '') || ')', date_trunc('second', p.ready_at))
+               WHEN 'half_open' THEN format('%s is tried with one delivery, until %s at the latest', p.provider,
+                                            date_trunc('second', p.ready_at))
+               WHEN 'rate_limited' THEN format('%s said to slow down until %s', p.provider, date_trunc('second', p.ready_at))
+               WHEN 'recovering' THEN format('%s is recovering and gets %s %% of its weight', p.provider,
+                                             round(p.share::numeric * 100))
            END AS told
     FROM reporting.providers p
 ), lane AS (
@@ -37,7 +40,8 @@ SELECT lane.name AS lane,
            accounts.told,
            CASE WHEN served.workers = 0 THEN 'no worker serves it' END,
            CASE WHEN NOT lane.configured THEN 'the configuration does not have it' END,
-           CASE WHEN shed.active THEN format('%s claims pause since %s, because %s', lane.class, shed.since, shed.why) END),
+           CASE WHEN shed.active THEN format('%s claims pause since %s, because %s', lane.class,
+                                            date_trunc('second', shed.since), shed.why) END),
            '') AS detail
 FROM lane
 CROSS JOIN LATERAL (
@@ -59,7 +63,7 @@ CROSS JOIN LATERAL (
 LEFT JOIN LATERAL (
     SELECT s.active, s.since,
            CASE WHEN s.lane IS NULL THEN 'more urgent work is late'
-                ELSE format('%s was late by %s s', s.lane, round(s.oldest_seconds::numeric)) END AS why
+                ELSE format('%s is %s s late', s.lane, round(s.oldest_seconds::numeric)) END AS why
     FROM store.load_shedding s
     WHERE s.class = lane.class AND s.active
 ) AS shed ON true

@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,7 +19,15 @@ from app.cli import COMMANDS, main
 from app.errors import ConfigurationError
 from app.settings import Settings
 from jobs.worker import lanes_of, matching
-from tests.factories import make_delivery, make_notification, make_tenant
+from tests.factories import (
+    OPEN,
+    make_delivery,
+    make_lane,
+    make_notification,
+    make_provider_state,
+    make_tenant,
+    make_worker,
+)
 from tests.landed_process import Landed
 from tests.sandbox_process import free_port, wait_until
 from tests.shop import MAIL
@@ -68,12 +77,12 @@ def refusal(done: subprocess.CompletedProcess[str], code: int) -> str:
     return done.stderr
 
 
-def make(dsn: str, factory, **overrides):
+def make(dsn: str, factory, *names: str, **overrides):
     """One row, committed."""
 
     async def commit():
         async with await psycopg.AsyncConnection.connect(dsn) as conn:
-            return await factory(conn, **overrides)
+            return await factory(conn, *names, **overrides)
 
     return asyncio.run(commit())
 
@@ -229,6 +238,69 @@ def test_status_shows_what_waits_and_what_needs_people(landed: Landed, dsn: str)
     assert told["dead_letters"][0]["rows"] == 1
     assert told["unconfirmed"][0]["reason"] == "no_evidence"
     assert "none: nothing is being sent" in landed.ok("status")
+
+
+LANE = "email.transactional.default"
+
+
+def test_status_shows_what_waits_for_a_provider_or_makes_way(landed: Landed, dsn: str):
+    quiet = landed.ok("status")
+    assert "everything waits" not in quiet
+    assert "Load shedding" not in quiet
+    make(dsn, make_lane, LANE, "mail-a", "mail-b")
+    make(dsn, make_worker, LANE)
+    make(dsn, make_delivery, due_at=datetime.now(UTC) - timedelta(minutes=1))
+    for provider in ("mail-a", "mail-b"):
+        make(dsn, make_provider_state, provider, **OPEN)
+    with psycopg.connect(dsn) as conn:
+        conn.execute("UPDATE store.load_shedding SET active = true, lane = %s, oldest_seconds = 61", (LANE,))
+    told = landed.json("status")
+    (lane,) = told["lanes"]
+    assert (lane["lane"], lane["waiting_for"]) == (LANE, "no_provider")
+    assert told["waiting"][0]["waits_for"] == "no_provider"
+    assert [(row["provider"], row["status"]) for row in told["providers"]] == [("mail-a", "open"), ("mail-b", "open")]
+    assert (told["load_shedding"][0]["class"], told["load_shedding"][0]["late_by"]) == ("promotional", 61)
+    assert "Load shedding: these claims pause" in landed.ok("status")
+
+
+def test_providers_and_lanes_are_shown_whether_well_or_not(landed: Landed, dsn: str):
+    assert landed.json("providers") == {"providers": [], "waiting": []}
+    assert "no worker has published" in landed.ok("providers")
+    assert landed.json("lanes") == []
+    make(dsn, make_lane, LANE, "mail-a", "mail-b")
+    make(dsn, make_provider_state, "mail-b", **OPEN)
+    make(dsn, make_delivery, due_at=datetime.now(UTC) - timedelta(minutes=1))
+    told = landed.json("providers")
+    assert {row["provider"]: row["status"] for row in told["providers"]} == {"mail-a": "ok", "mail-b": "open"}
+    assert [(row["lane"], row["waiting_for"]) for row in told["waiting"]] == [(LANE, "no_worker")]
+    assert "9 of 9 calls failed" in landed.ok("providers")
+    (lane,) = landed.json("lanes")
+    assert [account["status"] for account in lane["providers"]] == ["ok", "open"]
+    assert "mail-a (ok), mail-b (open)" in landed.ok("lanes")
+
+
+def test_a_provider_is_drained_and_restored_with_a_reason(landed: Landed, dsn: str):
+    make(dsn, make_lane, LANE, "mail-a", "mail-b")
+    make(dsn, make_provider_state, "mail-b", **OPEN)
+    assert "--reason" in refusal(landed.run("drain", "mail-a"), USAGE)
+    assert "There are mail-a, mail-b." in refusal(landed.run("drain", "mail-x", "--reason", "typo"), REFUSED)
+    drained = landed.json("drain", "mail-a", "--reason", "maintenance")
+    assert drained["drained"]
+    assert [row["lane"] for row in drained["lanes_without_provider"]] == [LANE]
+    again = landed.ok("drain", "mail-a", "--reason", "maintenance")
+    assert "mail-a was drained before" in again
+    assert LANE in again
+    restored = landed.json("restore", "mail-a", "--reason", "it is over")
+    assert (restored["restored"], restored["status"], restored["share"]) == (True, "recovering", 0.1)
+    assert "was neither drained nor open" in landed.ok("restore", "mail-a", "--reason", "it is over")
+    assert "mail-b is restored: open" in landed.ok("restore", "mail-b", "--reason", "they say it is up")
+    with psycopg.connect(dsn) as conn:
+        audited = conn.execute("SELECT action, target, reason FROM store.audit_log ORDER BY id").fetchall()
+    assert audited == [
+        ("drain_provider", "provider mail-a", "maintenance"),
+        ("restore_provider", "provider mail-a", "it is over"),
+        ("restore_provider", "provider mail-b", "they say it is up"),
+    ]
 
 
 def test_a_replay_is_a_dry_run_until_it_is_committed_with_a_reason(landed: Landed, dsn: str):

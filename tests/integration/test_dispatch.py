@@ -24,9 +24,8 @@ from app.providers.accounts import ProviderSet
 from app.providers.transport import Transport
 from app.rendering.pool import RenderPool
 from app.settings import Settings
-from app.store import control
+from app.store import control, inbound
 from app.store import dispatch as store
-from app.store import inbound
 from app.store.dispatch import Claimed
 from tests.factories import make_delivery, make_notification, make_template, make_tenant
 from tests.sandbox_process import SandboxProcess
@@ -98,9 +97,7 @@ async def claim(
     chosen = [(d, None if d.expired else provider) for d in due if state.ready or d.expired]
     if not chosen:
         return 0, []
-    return len(chosen), await store.open_attempts(
-        conn, chosen, region=region, worker_id=uuid4(), lease_seconds=60.0
-    )
+    return len(chosen), await store.open_attempts(conn, chosen, region=region, worker_id=uuid4(), lease_seconds=60.0)
 
 
 async def claimed(conn: psycopg.AsyncConnection) -> Claimed:
@@ -511,10 +508,10 @@ async def test_unauthorized_pauses_the_provider_and_burns_nothing(dsn, seed, san
     async with working(dsn, mail_settings(sandbox.url)):
         await until(lambda: kinds(seed, refused))
         later = await make_delivery(seed, tenant_id=tenant.id, sender="Shop <shop@example.com>")
-        shown = await row(seed, "SELECT status, paused_until > now() AS paused FROM reporting.providers")
+        shown = await row(seed, "SELECT status, reason, ready FROM reporting.providers")
     after = await delivery_row(seed, refused)
     assert (after["state"], after["reason"], after["failures"]) == ("queued", "unauthorized", 0)
-    assert shown == {"status": "unauthorized", "paused": True}
+    assert shown == {"status": "open", "reason": "unauthorized", "ready": False}
     assert (await delivery_row(seed, later))["attempt_no"] == 0
 
 

@@ -28,6 +28,7 @@ from app.db import Database
 from app.domain.models import BounceClass, Evidence, EvidenceKind, Outcome, OutcomeKind
 from app.domain.tokens import read_receipt
 from app.flows.apply import apply
+from app.flows.control import Control
 from app.flows.dispatch import Dispatcher, Lane
 from app.flows.fan_out import fan_out
 from app.flows.intake import intake
@@ -118,7 +119,8 @@ async def lane_at_work(db: Database, settings: Settings, name: str) -> AsyncIter
     renderer = RenderPool()
     await renderer.start()
     providers = ProviderSet(settings.providers)
-    kind = providers.get(lane.provider).capabilities.transport
+    [choice] = lane.choices
+    kind = providers.get(choice.provider).capabilities.transport
     try:
         async with (
             Transport() as plain,
@@ -144,15 +146,17 @@ def make_dispatcher(
     renderer: Any,
     settings: Settings,
 ) -> Dispatcher:
+    worker_id = uuid4()
     return Dispatcher(
         lane,
         db=db,
         providers=providers,
-        transport=transport,
+        transports={choice.provider: transport for choice in lane.choices},
         access=AccessTokens(plain),
         renderer=renderer,
+        control=Control(db, providers, settings, worker_id),
         settings=settings,
-        worker_id=uuid4(),
+        worker_id=worker_id,
         signing_key=SIGNING_KEY,
     )
 

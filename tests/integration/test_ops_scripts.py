@@ -16,9 +16,12 @@ from psycopg.rows import dict_row
 
 from app.embedded import EmbeddedPostgres
 from tests.factories import (
+    OPEN,
     make_attempt,
     make_delivery,
+    make_lane,
     make_notification,
+    make_provider_state,
     make_suppression,
     make_tenant,
 )
@@ -109,6 +112,8 @@ def test_a_script_begins_with_what_it_is_for_and_how_it_is_called(script):
         "unsuppress.sql",
         "replay_one.sql",
         "trace.sql",
+        "drain_provider.sql",
+        "restore_provider.sql",
     ],
 )
 async def test_a_script_that_is_told_nothing_does_nothing_and_fails(desk, script):
@@ -194,6 +199,26 @@ async def test_replay_dead_letters_counts_first_and_replays_what_matches(desk):
     assert [await desk.state_of(d.id) for d in [*mine, other]] == ["dead", "queued", "queued", "dead"]
 
 
+async def test_drain_and_restore_a_provider(desk):
+    await make_lane(desk.conn, "email.transactional.default", "mail-a")
+    asked = {"provider": "mail-a", "reason": "maintenance"}
+    drained = "SELECT count(*) FROM store.provider_states WHERE drained_at IS NOT NULL"
+    out = await desk.done("drain_provider.sql", **asked)
+    assert DRY_RUN in out
+    assert "email.transactional.default" in out
+    assert await desk.scalar(drained) == 0
+    await desk.done("drain_provider.sql", **asked, commit="yes")
+    assert await desk.scalar(drained) == 1
+    assert await desk.scalar("SELECT drained_by FROM store.provider_states") == desk.operator
+    out = await desk.done("restore_provider.sql", **asked)
+    assert (DRY_RUN in out, "recovering" in out) == (True, True)
+    assert await desk.scalar(drained) == 1
+    await desk.done("restore_provider.sql", **asked, commit="yes")
+    assert await desk.scalar(drained) == 0
+    missing = await desk.run("drain_provider.sql", provider="mail-x", reason="maintenance", commit="yes")
+    assert (missing.status, "There are mail-a." in missing.err) == (FAILED, True)
+
+
 async def test_resolve_lists_and_settles(desk):
     d = await make_delivery(desk.conn, state="ambiguous", attempt=False)
     opened = datetime.now(UTC) - timedelta(minutes=10)
@@ -233,3 +258,12 @@ async def test_why_waiting_counts_by_lane_and_reason(desk):
     mine = await desk.done("why_waiting.sql", tenant=tenant.name)
     assert "retry" in mine
     assert "rate_limited" not in mine
+
+
+async def test_why_waiting_names_the_lanes_and_the_providers_that_keep_things_waiting(desk):
+    await make_lane(desk.conn, "email.transactional.default", "mail-a")
+    await make_provider_state(desk.conn, "mail-a", **OPEN)
+    await make_delivery(desk.conn, due_at=datetime.now(UTC) - timedelta(hours=1))
+    out = await desk.done("why_waiting.sql")
+    assert "no_provider" in out
+    assert "mail-a is not called, because it fails (9 of 9 calls failed)" in out

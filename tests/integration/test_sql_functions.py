@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
-import psycopg
 import pytest
 from psycopg import AsyncConnection, errors, sql
-from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from app.api.schemas import SendRequest
@@ -30,30 +25,9 @@ from tests.factories import (
     make_template,
     make_tenant,
 )
+from tests.sql_caller import acting_as, audited, call, fetch, one, refused, second_of_two
 
 WHY = "ticket 4711"
-
-
-async def call(conn: AsyncConnection, function: str, **arguments: Any) -> list[dict[str, Any]]:
-    """``SELECT * FROM landed.<function>(name => value, ...)``."""
-    named = sql.SQL(", ").join(
-        sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in arguments
-    )
-    statement = sql.SQL("SELECT * FROM {}({})").format(sql.Identifier("landed", function), named)
-    async with conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(statement, arguments)
-        return await cursor.fetchall()
-
-
-async def fetch(conn: AsyncConnection, statement: str, *parameters: Any) -> list[dict[str, Any]]:
-    async with conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(statement, parameters)
-        return await cursor.fetchall()
-
-
-async def one(conn: AsyncConnection, statement: str, *parameters: Any) -> dict[str, Any]:
-    (row,) = await fetch(conn, statement, *parameters)
-    return row
 
 
 async def delivery_of(conn: AsyncConnection, delivery_id: UUID) -> SimpleNamespace:
@@ -77,37 +51,6 @@ async def notification_of(conn: AsyncConnection, notification_id: UUID) -> Simpl
 async def kinds_of(conn: AsyncConnection, notification_id: UUID) -> list[str]:
     rows = await fetch(conn, "SELECT kind FROM store.events WHERE notification_id = %s ORDER BY id", notification_id)
     return [row["kind"] for row in rows]
-
-
-async def audited(conn: AsyncConnection, action: str) -> list[dict[str, Any]]:
-    return await fetch(conn, "SELECT * FROM store.audit_log WHERE action = %s ORDER BY id", action)
-
-
-@asynccontextmanager
-async def acting_as(conn: AsyncConnection, *groups: str) -> AsyncIterator[str]:
-    """The connection as a new login role that is a member of these groups, as a person or producer has it."""
-    role = f"person_{uuid4().hex[:12]}"
-    await conn.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
-    for group in groups:
-        await conn.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(group), sql.Identifier(role)))
-    await conn.execute(sql.SQL("SET SESSION AUTHORIZATION {}").format(sql.Identifier(role)))
-    try:
-        yield role
-    finally:
-        if conn.info.transaction_status is not psycopg.pq.TransactionStatus.INERROR:
-            await conn.execute("RESET SESSION AUTHORIZATION")
-
-
-@asynccontextmanager
-async def refused(conn: AsyncConnection, error: type[psycopg.Error]) -> AsyncIterator[SimpleNamespace]:
-    """The block must fail with this error, which is handed out; the transaction goes on."""
-    caught = SimpleNamespace()
-    with pytest.raises(error) as raised:
-        async with conn.transaction():
-            yield caught
-    diag = raised.value.diag
-    caught.field, caught.message = diag.column_name, diag.message_primary or ""
-    caught.detail, caught.hint = diag.message_detail or "", diag.message_hint or ""
 
 
 @pytest.fixture
@@ -136,33 +79,11 @@ async def send(conn: AsyncConnection, shop: SimpleNamespace, **overrides: Any) -
     return row["send"]
 
 
-async def waits_for_lock(dsn: str, waiter: AsyncConnection) -> None:
-    """Returns once the other connection's statement waits for a lock."""
-    async with await AsyncConnection.connect(dsn, autocommit=True) as observer:
-        while True:
-            row = await one(
-                observer,
-                "SELECT wait_event_type FROM pg_stat_activity WHERE pid = %s",
-                waiter.info.backend_pid,
-            )
-            if row["wait_event_type"] == "Lock":
-                return
-            await asyncio.sleep(0.01)
-
-
-async def second_of_two(dsn: str, first: AsyncConnection, second: AsyncConnection, work: Awaitable[Any]) -> Any:
-    """Lets ``work`` on the second connection run into what the first one holds, then commits the first."""
-    task = asyncio.ensure_future(work)
-    await waits_for_lock(dsn, second)
-    await first.commit()
-    return await task
-
-
 # -- who may do what -------------------------------------------------------------------------------------
 
 OPERATORS_FUNCTIONS = {
     "cancel", "hold", "release", "replay", "resolve", "suppress", "unsuppress", "explain", "timeline",
-    "rendered", "replay_endpoint", "price",
+    "rendered", "replay_endpoint", "price", "drain_provider", "restore_provider", "set_route_capability",
 }  # fmt: skip
 
 
@@ -986,13 +907,8 @@ async def test_explain_says_why_something_waits(conn):
     (row,) = await call(conn, "explain", notification_id=n.id)
     assert "held by an operator" in row["explanation"]
     d = await make_delivery(conn, failures=2, reason="retry", provider="mailgun")
-    await conn.execute(
-        "INSERT INTO store.provider_states (provider, status, paused_until)"
-        " VALUES ('mailgun', 'unauthorized', now() + interval '1 minute')"
-    )
     delivery = (await call(conn, "explain", notification_id=d.notification_id))[-1]
     assert "retry after failure 2" in delivery["explanation"]
-    assert "provider mailgun is paused until" in delivery["explanation"]
 
 
 async def test_the_timeline_tells_births_and_events_in_order(dsn):

@@ -13,10 +13,14 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from tests.factories import (
+    DRAINED,
+    OPEN,
     make_attempt,
     make_delivery,
     make_event,
+    make_lane,
     make_notification,
+    make_provider_state,
     make_suppression,
     make_tenant,
 )
@@ -69,7 +73,7 @@ COLUMNS = """
 
 async def test_every_view_and_every_column_says_what_it_means(conn):
     columns = await fetch(conn, COLUMNS)
-    assert len({c["view"] for c in columns}) == 14
+    assert len({c["view"] for c in columns}) == 22
     assert [(c["view"], c["column"]) for c in columns if not c["comment"] or not c["view_comment"]] == []
 
 
@@ -98,7 +102,7 @@ async def test_a_reporter_reads_every_view_and_nothing_else(conn):
             await conn.execute("SELECT FROM store.tenants")
     with pytest.raises(errors.InsufficientPrivilege):
         async with conn.transaction():
-            await conn.execute("DELETE FROM reporting.providers")
+            await conn.execute("DELETE FROM reporting.control_events")
     await conn.execute("RESET ROLE")
 
 
@@ -288,31 +292,45 @@ async def test_a_providers_event_that_apply_forgot_is_stuck(conn, state):
     assert (row["what"], row["state"], row["delivery_id"]) == ("inbound_event", state, d.id)
 
 
-async def pause(conn: AsyncConnection, until: str) -> None:
-    await conn.execute(
-        "INSERT INTO store.provider_states (provider, status, paused_until)"
-        " VALUES ('mailgun', 'unauthorized', now() + %s::interval)"
-        " ON CONFLICT (provider) DO UPDATE SET paused_until = excluded.paused_until",
-        (until,),
-    )
+def ago(minutes: float) -> datetime:
+    return datetime.now(UTC) - timedelta(minutes=minutes)
 
 
-async def test_what_a_paused_provider_keeps_waiting_is_not_stuck(conn):
+async def test_what_waits_for_a_provider_is_not_stuck_until_one_has_been_ready_for_the_grace(conn):
+    await make_lane(conn, "email.transactional.default", "mail-a", "mail-b")
     await make_delivery(conn, due_at=LONG_AGO)
-    await make_delivery(conn, due_at=LONG_AGO, provider="mailgun")
-    await pause(conn, "1 minute")
+    await make_delivery(conn, due_at=LONG_AGO, provider="mail-a", failures=1, reason="retry")
+    await make_provider_state(conn, "mail-a", since=ago(60), **DRAINED)
+    await make_provider_state(conn, "mail-b", since=ago(60), **OPEN)
     assert await stuck(conn) == []
-    await pause(conn, "-4 minutes")
+    await make_provider_state(conn, "mail-b", since=ago(4))
     assert await stuck(conn) == []
-    await pause(conn, "-6 minutes")
+    await make_provider_state(conn, "mail-b", since=ago(60), paused_until=ago(4))
+    assert await stuck(conn) == []
+    await make_provider_state(conn, "mail-b", since=ago(6), paused_until=ago(6))
     assert len(await stuck(conn)) == 2
 
 
-async def test_a_pause_excuses_neither_what_has_expired_nor_another_providers_deliveries(conn):
-    await pause(conn, "1 minute")
-    await make_delivery(conn, due_at=LONG_AGO, expires_at=LONG_AGO)
-    await make_delivery(conn, due_at=LONG_AGO, provider="other")
-    assert len(await stuck(conn)) == 2
+async def test_a_provider_that_is_away_excuses_neither_what_has_expired_nor_other_lanes(conn):
+    await make_lane(conn, "email.transactional.default", "mail-a")
+    await make_provider_state(conn, "mail-a", since=ago(60), **OPEN)
+    expired = await make_delivery(conn, due_at=LONG_AGO, expires_at=LONG_AGO)
+    await make_delivery(conn, due_at=LONG_AGO, expires_at=just_now())
+    other = await make_delivery(conn, due_at=LONG_AGO, lane="email.transactional.other")
+    assert {row["delivery_id"] for row in await view(conn, "stuck")} == {expired.id, other.id}
+
+
+async def test_promotional_work_that_makes_way_is_not_stuck(conn):
+    """Until load shedding has been over for the grace."""
+    await make_lane(conn, "email.promotional.default", "mail-a")
+    await make_delivery(conn, due_at=LONG_AGO, lane="email.promotional.default", **{"class": "promotional"})
+    shed = "UPDATE store.load_shedding SET active = %s, since = %s"
+    await conn.execute(shed, (True, ago(60)))
+    assert await stuck(conn) == []
+    await conn.execute(shed, (False, ago(4)))
+    assert await stuck(conn) == []
+    await conn.execute(shed, (False, ago(6)))
+    assert len(await stuck(conn)) == 1
 
 
 # -- the rest ------------------------------------------------------------------------------------------------
@@ -370,15 +388,6 @@ async def test_workers_show_who_is_alive(conn):
     await conn.execute(insert, ("stopped", "5 seconds", datetime.now(UTC)))
     rows = await view(conn, "workers")
     assert {row["host"]: row["alive"] for row in rows} == {"here": True, "silent": False, "stopped": False}
-
-
-async def test_providers_show_whether_they_are_paused(conn):
-    await pause(conn, "1 minute")
-    (row,) = await view(conn, "providers")
-    assert (row["provider"], row["status"], row["paused"]) == ("mailgun", "unauthorized", True)
-    await pause(conn, "-1 minute")
-    (row,) = await view(conn, "providers")
-    assert not row["paused"]
 
 
 async def test_webhook_refusals_are_counted_by_day(conn):

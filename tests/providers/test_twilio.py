@@ -266,7 +266,12 @@ def test_an_answer_of_success_without_a_sid_is_unknown(body):
 def test_every_error_code_has_its_class(http, code, kind):
     outcome = TWILIO.interpret(refused(http, code, "words"), NOW)
     assert (outcome.kind, outcome.detail, outcome.status_code) == (kind, f"{code}: words", http)
-    assert outcome.reason == {21610: "opted_out", 21606: SENDER_REFUSED, 30034: SENDER_REFUSED}.get(code)
+    assert outcome.reason == {
+        21610: "opted_out",
+        21606: SENDER_REFUSED,
+        21608: SENDER_REFUSED,
+        30034: SENDER_REFUSED,
+    }.get(code)
 
 
 @pytest.mark.parametrize("http", [302, 503])

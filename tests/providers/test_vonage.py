@@ -243,7 +243,7 @@ def test_an_answer_of_success_that_says_nothing_is_unknown(body):
 def test_vonage_answers_200_to_what_it_refuses(status, kind):
     outcome = VONAGE.interpret(told(status), NOW)
     assert (outcome.kind, outcome.detail, outcome.status_code) == (kind, f"{status}: words", 200)
-    assert outcome.reason == (SENDER_REFUSED if status == "15" else None)
+    assert outcome.reason == (SENDER_REFUSED if status in ("15", "29") else None)
     again = VONAGE.interpret(told(status, status), NOW)
     assert (again.kind, again.reason) == (kind, outcome.reason)
 

@@ -49,6 +49,7 @@ _REFUSALS: Final[Mapping[str, int]] = {
     Reason.BROKEN: 500,
     Reason.UNAVAILABLE: 503,
     Reason.RATE_LIMITED: 429,
+    Reason.UNAUTHORIZED: 401,
     GONE: 410,
     NOT_FOUND: 404,
     FORBIDDEN: 403,

@@ -149,6 +149,7 @@ _SLACK: Final[Mapping[str, tuple[int, str]]] = {
     Reason.RATE_LIMITED: (429, "rate_limited"),
     Reason.UNAVAILABLE: (503, "service_unavailable"),
     Reason.BROKEN: (500, "rollup_error"),
+    Reason.UNAUTHORIZED: (403, "invalid_token"),
     FAILING: (500, "rollup_error"),
     GONE: (410, "channel_is_archived"),
     NOT_FOUND: (404, "no_service"),
@@ -257,6 +258,7 @@ class Discord(Room):
 _DISCORD: Final[Mapping[str, tuple[int, int, str]]] = {
     Reason.UNAVAILABLE: (503, 0, "503: Service Unavailable"),
     Reason.BROKEN: (500, 0, "500: Internal Server Error"),
+    Reason.UNAUTHORIZED: (401, 0, "401: Unauthorized"),
     FAILING: (500, 0, "500: Internal Server Error"),
     GONE: (404, 10015, "Unknown Webhook"),
     NOT_FOUND: (404, 10015, "Unknown Webhook"),
@@ -320,6 +322,7 @@ _TEAMS: Final[Mapping[str, tuple[int, str]]] = {
     Reason.RATE_LIMITED: (429, "TooManyRequests"),
     Reason.UNAVAILABLE: (503, "ServiceUnavailable"),
     Reason.BROKEN: (500, "InternalServerError"),
+    Reason.UNAUTHORIZED: (401, "AuthorizationFailed"),
     FAILING: (500, "InternalServerError"),
     GONE: (410, "WorkflowDeleted"),
     NOT_FOUND: (404, "WorkflowNotFound"),
