@@ -203,7 +203,7 @@ async def make_suppression(conn: AsyncConnection, *, tenant_id: int, address: st
 async def make_lane(conn: AsyncConnection, name: str, *providers: str) -> None:
     """A lane as a worker publishes it: the providers in their order, each of weight 1."""
     channel, urgency, _ = name.split(".", 2)
-    accounts = [{"provider": one, "order": place, "weight": 1} for place, one in enumerate(providers)]
+    accounts = [{"provider": one, "order": place, "weight": 1} for place, one in enumerate(providers, 1)]
     await conn.execute(
         "INSERT INTO store.lanes (name, channel, class, providers) VALUES (%s, %s, %s, %s)",
         (name, channel, urgency, Jsonb(accounts)),

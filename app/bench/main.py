@@ -8,6 +8,11 @@
     in_app    accepted notifications to inboxes, against a transaction for each; and how soon an open app shows them,
               against asking every second
     trickle   a transactional send's way from its 202 to the provider, while a campaign drains
+    bulkhead  the hand-off of lanes whose vendors are well, beside a vendor that hangs and one that fails
+    backlog   the claim of a lane, beside a multitude that is due in another and scheduled in the same
+    rates     what a provider with a rate counts of four workers, against four that do not share it
+    prober    how many calls of eight workers a provider that is down must bear
+    failover  a vendor dies under load and comes back: what is late, lost, or sent twice
 
 It runs on a throw-away embedded server with its ordinary durable settings, or in databases of its own on ``--server``.
 """
@@ -26,16 +31,52 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from app.bench import batch, drain, fan_out, ingest, live, push, stage, trickle
+from app.bench import (
+    backlog,
+    batch,
+    bulkhead,
+    drain,
+    failover,
+    fan_out,
+    ingest,
+    live,
+    prober,
+    push,
+    rates,
+    stage,
+    trickle,
+)
 from app.embedded import scratch_postgres
 
 T = TypeVar("T")
 Rate = drain.Drained | fan_out.Written | push.Carried
-PARTS = ("ingest", "batch", "drain", "sms", "push", "in_app", "trickle")
+PARTS = (
+    "ingest",
+    "batch",
+    "drain",
+    "sms",
+    "push",
+    "in_app",
+    "trickle",
+    "bulkhead",
+    "backlog",
+    "rates",
+    "prober",
+    "failover",
+)
+FLAT = 1.5  # what a neighbour's bad day may cost at most, as a ratio
+RATE, RATE_WORKERS = 50.0, 4
+PROBERS, COOL_OFF_SECONDS = 8, 2.0
+LOAD_PER_SECOND, STEADY_SECONDS, DOWN_SECONDS = 100, 5.0, 15.0
 AIMS = {
     "ingest": "at least 0.5 of the bare route and 3,000/s",
     "drain": "4,000/s and 10 times the obvious design",
     "in_app": "shown within 500 ms",
+    "bulkhead": "at most 1.5 times quiet",
+    "backlog": "at most 1.5 times alone",
+    "rates": "never above the allowance, and 0.9 of the rate used",
+    "prober": "one call a cool-off",
+    "failover": "nothing lost, nothing sent twice",
 }
 
 
@@ -54,6 +95,9 @@ def run(arguments: Sequence[str]) -> int:
 @click.option("--streams", default=200, show_default=True, help="Calls at once over HTTP/2; apps that are open.")
 @click.option("--campaign", default=50_000, show_default=True, help="Promotional backlog beside single sends.")
 @click.option("--sends", default=100, show_default=True, help="Sends in the trickle; thrice as many to open apps.")
+@click.option("--backlog", "multitude", default=100_000, show_default=True, help="Deliveries a claim is made beside.")
+@click.option("--seconds", default=20.0, show_default=True, help="How long a rate is watched.")
+@click.option("--cool-offs", default=5, show_default=True, help="Cool-offs in which a provider's calls are counted.")
 @click.option("--server", help="A PostgreSQL server's DSN; databases are made and dropped in it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def bench(
@@ -65,6 +109,9 @@ def bench(
     streams: int,
     campaign: int,
     sends: int,
+    multitude: int,
+    seconds: float,
+    cool_offs: int,
     server: str | None,
     as_json: bool,
 ) -> int:
@@ -81,6 +128,11 @@ def bench(
                 server_dsn, messages, rounds, streams=streams, sends=3 * sends, campaign=campaign
             ),
             "trickle": lambda: _trickle(server_dsn, campaign, sends),
+            "bulkhead": lambda: _bulkhead(server_dsn, 2 * sends),
+            "backlog": lambda: _backlog(server_dsn, multitude, 3 * sends),
+            "rates": lambda: _rates(server_dsn, seconds),
+            "prober": lambda: _prober(server_dsn, cool_offs),
+            "failover": lambda: _failover(server_dsn),
         }
         for part in only or PARTS:
             with console.status(f"measuring {part} ..."):
@@ -193,10 +245,112 @@ def _trickle(server_dsn: str, campaign: int, sends: int) -> dict[str, Any]:
     return asdict(_in_database(server_dsn, lambda dsn: trickle.measure(dsn, campaign=campaign, sends=sends)))
 
 
+def _bulkhead(server_dsn: str, sends: int) -> dict[str, Any]:
+    measured = _in_database(server_dsn, lambda dsn: bulkhead.measure(dsn, sends=sends))
+    phases = {"quiet": measured.quiet, "busy": measured.busy, "ill": measured.ill, "unbroken": measured.unbroken}
+    ratios = {
+        f"{name}_{cut}_ratio": getattr(phase, f"{cut}_ms") / getattr(measured.quiet, f"{cut}_ms")
+        for name, phase in phases.items()
+        if name != "quiet"
+        for cut in ("p50", "p99")
+    }
+    return {
+        **{f"{name}_{key}": value for name, phase in phases.items() for key, value in asdict(phase).items()},
+        **ratios,
+        "hung_calls": measured.hung,
+        "failed_calls": measured.failed,
+        "met": max(ratios["ill_p50_ratio"], ratios["ill_p99_ratio"]) <= FLAT,
+    }
+
+
+def _backlog(server_dsn: str, deliveries: int, claims: int) -> dict[str, Any]:
+    with stage.database(server_dsn) as alone, stage.database(server_dsn) as beside:
+        measured = uvloop.run(backlog.measure(alone, beside, deliveries=deliveries, claims=claims))
+    p50, p99 = measured.beside_p50_ms / measured.alone_p50_ms, measured.beside_p99_ms / measured.alone_p99_ms
+    return {
+        "due_beside": measured.due_beside,
+        "scheduled": measured.scheduled,
+        "claims": measured.claims,
+        "alone_p50_ms": measured.alone_p50_ms,
+        "alone_p99_ms": measured.alone_p99_ms,
+        "beside_p50_ms": measured.beside_p50_ms,
+        "beside_p99_ms": measured.beside_p99_ms,
+        "p50_ratio": p50,
+        "p99_ratio": p99,
+        "lock_due_ms": measured.plan.milliseconds,
+        "lock_due_buffers": measured.plan.buffers,
+        "by_index": measured.plan.indexes == backlog.INDEXES,
+        "met": max(p50, p99) <= FLAT and measured.plan.sound,
+    }
+
+
+def _rates(server_dsn: str, seconds: float) -> dict[str, Any]:
+    with contextlib.ExitStack() as stack:
+        dsns = [stack.enter_context(stage.database(server_dsn)) for _ in range(RATE_WORKERS)]
+        measured = uvloop.run(rates.measure(dsns, rate=RATE, seconds=seconds))
+    windows: dict[str, Any] = {}
+    for window in measured.windows:
+        windows[f"most_in_{window.seconds:g}_s"] = window.calls
+        windows[f"allowed_in_{window.seconds:g}_s"] = window.allowed
+    return {
+        "workers": measured.workers,
+        "rate_per_second": measured.rate,
+        "calls": measured.calls,
+        "utilisation": measured.utilisation,
+        **windows,
+        "worst_of_allowance": measured.worst.calls / measured.worst.allowed,
+        "of_rate": measured.overshoot,
+        "unshared_of_rate": measured.unshared_overshoot,
+        "ratio": measured.unshared_overshoot / measured.overshoot,
+        "met": measured.worst.calls <= measured.worst.allowed and measured.utilisation > 0.9,
+    }
+
+
+def _prober(server_dsn: str, cool_offs: int) -> dict[str, Any]:
+    measured = _in_database(
+        server_dsn,
+        lambda dsn: prober.measure(dsn, workers=PROBERS, cool_offs=cool_offs, cool_off_seconds=COOL_OFF_SECONDS),
+    )
+    return {
+        "workers": measured.workers,
+        "cool_off_seconds": measured.cool_off_seconds,
+        "cool_offs": len(measured.calls),
+        "calls_before": measured.before,
+        "calls_least": min(measured.calls),
+        "calls_most": max(measured.calls),
+        "unshared_calls": measured.workers,
+        "ratio": measured.workers / statistics.mean(measured.calls),
+        "met": measured.before == 0 and set(measured.calls) == {1},
+    }
+
+
+def _failover(server_dsn: str) -> dict[str, Any]:
+    measured = _in_database(
+        server_dsn,
+        lambda dsn: failover.measure(
+            dsn, per_second=LOAD_PER_SECOND, steady_seconds=STEADY_SECONDS, down_seconds=DOWN_SECONDS
+        ),
+    )
+    return {
+        **failover.BREAKERS,
+        "load_per_second": LOAD_PER_SECOND,
+        "down_seconds": DOWN_SECONDS,
+        **asdict(measured),
+        "p99_ratio": measured.down_p99_ms / measured.steady_p99_ms,
+        "met": measured.lost == 0 and measured.sent_twice == 0,
+    }
+
+
 def _table(part: str, result: dict[str, Any]) -> Table:
     table = Table(title=part, caption=AIMS.get(part), show_header=False, title_justify="left", min_width=46)
     table.add_column()
     table.add_column(justify="right")
     for name, value in result.items():
-        table.add_row(name.replace("_", " "), f"{value:,.2f}" if isinstance(value, float) else f"{value:,}")
+        table.add_row(name.replace("_", " "), _shown(value))
     return table
+
+
+def _shown(value: float | bool) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"

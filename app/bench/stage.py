@@ -10,17 +10,19 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import msgspec
 import psutil
 import psycopg
 import trustme
 
+from app.bench.vendor import Call, Mood
 from app.db import Connection, Database
 from app.migrate import migrate
 
@@ -29,6 +31,7 @@ RECIPIENTS = 20_000
 ACCEPT_GROUP = 1000
 POLL_SECONDS = 0.2
 GLANCE_SECONDS = 0.02
+LOAD_TICK_SECONDS = 0.05
 STANDSTILL_SECONDS = 60.0  # longer than any lease or timeout on the way
 HTML = (
     "<p>Hello {{ name }}, your order <b>{{ order }}</b> is on its way.</p>" + "<p>Thank you for your custom.</p>" * 20
@@ -61,14 +64,14 @@ def database(server_dsn: str) -> Iterator[str]:
             conn.execute(psycopg.sql.SQL("DROP DATABASE {} WITH (FORCE)").format(psycopg.sql.Identifier(name)))
 
 
-async def populate(db: Database) -> int:
+async def populate(db: Database, name: str = "bench", *, recipients: int = RECIPIENTS) -> int:
     """A tenant with a category in each class, a template published for every channel, and recipients ``r0`` ... who
     have an address, a number and an iPhone each. Answers the tenant's id."""
     async with db.transaction() as conn:
         tenant_id = await _one(
             conn,
-            "INSERT INTO store.tenants (name, sender)"
-            " VALUES ('bench', 'Bench <bench@sandbox.landed.test>') RETURNING id",
+            "INSERT INTO store.tenants (name, sender) VALUES (%s, 'Bench <bench@sandbox.landed.test>') RETURNING id",
+            name,
         )
         for klass in ("transactional", "promotional", "alert"):
             await conn.execute(
@@ -84,7 +87,7 @@ async def populate(db: Database) -> int:
             "INSERT INTO store.recipients (tenant_id, id, email, phone)"
             " SELECT %s, 'r' || n, 'r' || n || '@example.com', '+4915' || 112000000 + n"
             " FROM generate_series(0, %s) AS n",
-            (tenant_id, RECIPIENTS - 1),
+            (tenant_id, recipients - 1),
         )
         await conn.execute(
             "INSERT INTO store.devices (tenant_id, recipient_id, platform, token)"
@@ -119,6 +122,29 @@ async def accept(
         ]
         async with db.transaction() as conn:
             await conn.execute("SELECT count(*) FROM landed.accept(%s::jsonb)", (msgspec.json.encode(items).decode(),))
+
+
+@contextlib.asynccontextmanager
+async def load(db: Database, tenant_id: int, *, per_second: int, channel: str = "email") -> AsyncIterator[None]:
+    """A steady stream of transactional notifications, accepted until the block ends."""
+
+    async def stream() -> None:
+        began, accepted = time.monotonic(), 0
+        while True:
+            due = int((time.monotonic() - began) * per_second) - accepted
+            if due > 0:
+                await accept(db, tenant_id, count=due, klass="transactional", channel=channel)
+                await db.wake("landed_wake", "intake")
+                accepted += due
+            await asyncio.sleep(LOAD_TICK_SECONDS)
+
+    streaming = asyncio.create_task(stream())
+    try:
+        yield
+    finally:
+        streaming.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await streaming
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,28 +241,80 @@ async def http2() -> AsyncIterator[FarSide]:
             yield FarSide(f"https://{HOST}:{port}", f"http://{HOST}:{count_port}/", str(Path(directory) / "ca.pem"))
 
 
+@dataclass(frozen=True, slots=True)
+class Vendor:
+    """The process of a vendor that has bad days."""
+
+    port: int
+
+    async def becomes(self, mood: Mood) -> float:
+        """Answers when (Unix seconds): every call after that is met in this mood."""
+        async with httpx.AsyncClient() as client:
+            (await client.put(f"http://{HOST}:{self.port}/{mood}")).raise_for_status()
+        return time.time()
+
+    async def calls(self) -> list[Call]:
+        """Every call that came, in order."""
+        async with httpx.AsyncClient(timeout=60) as client:
+            return msgspec.json.decode((await client.get(f"http://{HOST}:{self.port}/")).content, type=list[Call])
+
+
+@contextlib.asynccontextmanager
+async def vendor() -> AsyncIterator[Vendor]:
+    port = free_port()
+    async with running("app.bench.vendor", "--port", str(port), port=port):
+        yield Vendor(port)
+
+
 def environment(dsn: str, routes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Landed as it ships, but for the addresses of its providers. routes: each with the account that serves it."""
+    accounts = {str(account["adapter"]): account for account in routes.values()}
+    return configuration(dsn, accounts, {route: [str(account["adapter"])] for route, account in routes.items()})
+
+
+def configuration(
+    dsn: str,
+    accounts: Mapping[str, Mapping[str, Any]],
+    routes: Mapping[str, Sequence[str]],
+    **sections: Mapping[str, Any],
+) -> dict[str, str]:
+    """The environment of every process of Landed. routes: each with its accounts, in order. sections: what else is not
+    as it ships."""
     return {
         "LANDED_DATABASE_URL": dsn,
-        "LANDED_PROVIDERS": json.dumps({str(account["adapter"]): account for account in routes.values()}),
-        "LANDED_ROUTES": json.dumps({route: [account["adapter"]] for route, account in routes.items()}),
+        "LANDED_PROVIDERS": json.dumps(accounts),
+        "LANDED_ROUTES": json.dumps(routes),
         "LANDED_API__PUBLIC_URL": "https://landed.example.com",
         "LANDED_SECRET": "bench",
         "LANDED_LOG_LEVEL": "ERROR",
+        **{f"LANDED_{name.upper()}": json.dumps(section) for name, section in sections.items()},
     }
 
 
 def mailgun(sink_port: int) -> dict[str, Mapping[str, Any]]:
     """Email by way of the sink at this port."""
-    account = {
+    return {"email": mailgun_account(sink_port)}
+
+
+def mailgun_account(sink_port: int, **more: Any) -> dict[str, Any]:
+    return {
         "adapter": "mailgun",
         "domain": "sandbox.landed.test",
         "api_key": "bench",
         "webhook_signing_key": "bench",
         "base_url": f"http://{HOST}:{sink_port}",
+        **more,
     }
-    return {"email": account}
+
+
+async def until_manned(db: Database, workers: int) -> None:
+    """Until so many workers are at work."""
+    async with asyncio.timeout(STANDSTILL_SECONDS):
+        while True:
+            async with db.transaction() as conn:
+                if await _one(conn, "SELECT count(*) FROM store.workers WHERE stopped_at IS NULL") >= workers:
+                    return
+            await asyncio.sleep(GLANCE_SECONDS)
 
 
 async def until_begun(db: Database) -> None:

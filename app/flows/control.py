@@ -34,11 +34,7 @@ JUDGE_EVERY_SECONDS: Final = 1.0
 JUDGE_AT_ONCE_SECONDS: Final = 0.1  # between two reports when failures come in fast
 JUDGE_LOAD_EVERY_SECONDS: Final = 2.0
 RATE_FACTOR_MIN: Final = 0.1
-FAILURES: Final = frozenset({OutcomeKind.TRANSIENT, OutcomeKind.UNKNOWN})
-NEVER_CALLED: Final = frozenset({OutcomeKind.RELEASED})
-SOUND: Final = frozenset(
-    {OutcomeKind.ACCEPTED, OutcomeKind.RECIPIENT_INVALID, OutcomeKind.REJECTED, OutcomeKind.RATE_LIMITED}
-)
+SMTP_CLOSING: Final = 421  # the whole service, where other 4xx speak of one message or one mailbox (RFC 5321, 4.2.1)
 
 
 class Control:
@@ -75,7 +71,7 @@ class Control:
             tally.accepted += 1
         elif outcome.kind == OutcomeKind.RATE_LIMITED:
             tally.limited += 1
-        elif outcome.kind in FAILURES:
+        elif _is_failure(outcome):
             tally.failures += 1
             tally.unknown += outcome.kind == OutcomeKind.UNKNOWN
             if tally.failures >= self._settings.breakers.failures_min:
@@ -114,6 +110,7 @@ class Control:
 
     async def report(self) -> None:
         """One round."""
+        await self._try_new_credentials()
         _tell(await self._judge_providers())
         _tell(await self._judge_load())
 
@@ -143,6 +140,13 @@ class Control:
         except (Unavailable, psycopg.Error):
             self._take_back(tallies)
             raise
+
+    async def _try_new_credentials(self) -> None:
+        """Who was refused for its credentials need not cool off once they are changed (R-193)."""
+        changed = self._providers.changed()
+        if changed:
+            async with self._db.transaction() as conn:
+                await store.try_at_once(conn, sorted(changed))
 
     async def _judge_load(self) -> list[ControlEvent]:
         shedding = self._settings.shedding
@@ -194,10 +198,10 @@ class Control:
 
     async def _mind_probe(self, conn: Connection, account: str, outcome: Outcome) -> list[ControlEvent]:
         breakers = self._settings.breakers
-        if outcome.kind in NEVER_CALLED:
+        if outcome.kind == OutcomeKind.RELEASED:
             await store.free_probe(conn, account, worker_id=self._worker_id)
             return []
-        if outcome.kind in SOUND or outcome.reason == SENDER_REFUSED:
+        if not _is_failure(outcome) and not _is_refusal(outcome):
             return await store.close_breaker(
                 conn,
                 account,
@@ -213,6 +217,14 @@ class Control:
             detail=outcome.detail,
             cool_off_max=breakers.cool_off_max_seconds,
         )
+
+
+def _is_failure(outcome: Outcome) -> bool:
+    """Of the provider: no connection, no answer, an error of its own. What it says of one recipient is none."""
+    if outcome.kind == OutcomeKind.TRANSIENT:
+        status = outcome.status_code
+        return status is None or status >= 500 or status == SMTP_CLOSING
+    return outcome.kind == OutcomeKind.UNKNOWN
 
 
 def _is_refusal(outcome: Outcome) -> bool:

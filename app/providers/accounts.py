@@ -26,12 +26,20 @@ class ProviderSet:
         self._providers: dict[str, AnyProvider] = {name: make_provider(name, a) for name, a in accounts.items()}
         self._files = {name: _modified(account) for name, account in accounts.items()}
         self._looked_at = time.monotonic()
+        self._changed: set[str] = set()
 
     def get(self, name: str) -> AnyProvider:
         """Raises KeyError for an account that is not configured."""
         if time.monotonic() - self._looked_at > LOOK_AGAIN_SECONDS:
             self._look_again()
         return self._providers[name]
+
+    def changed(self) -> set[str]:
+        """The accounts whose credentials were replaced since this was last asked."""
+        if time.monotonic() - self._looked_at > LOOK_AGAIN_SECONDS:
+            self._look_again()
+        changed, self._changed = self._changed, set()
+        return changed
 
     def rate(self, name: str) -> float | None:
         """Calls a second: what the account says, else what its provider documents; None for any."""
@@ -49,6 +57,7 @@ class ProviderSet:
                 continue
             try:
                 self._providers[name] = make_provider(name, account)
+                self._changed.add(name)
                 log.info("provider_reloaded", provider=name)
             except ConfigurationError as error:
                 # Half-written or gone: the account goes on with the secret it has, and an operator is told.

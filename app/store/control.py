@@ -24,6 +24,7 @@ TAKE_PROBE, CLOSE_BREAKER, KEEP_OPEN, FREE_PROBE = (
     _q["keep_open"],
     _q["free_probe"],
 )
+TRY_AT_ONCE = _q["try_at_once"]
 TRIP, LIMIT, SLOW_DOWN = _q["trip"], _q["limit"], _q["slow_down"]
 LEASE_SLOTS = _q["lease_slots"]
 REPORT_OUTCOMES, OPEN_FAILING, SHIFT_SHARES = _q["report_outcomes"], _q["open_failing"], _q["shift_shares"]
@@ -171,6 +172,11 @@ async def keep_open(
 
 async def free_probe(conn: Connection, provider: str, *, worker_id: UUID) -> None:
     await conn.execute(FREE_PROBE, {"provider": provider, "worker_id": worker_id})
+
+
+async def try_at_once(conn: Connection, providers: Sequence[str]) -> None:
+    """Those that refused our account may be probed now."""
+    await conn.execute(TRY_AT_ONCE, {"providers": list(providers)})
 
 
 async def trip(conn: Connection, provider: str, *, detail: str, cool_off: float) -> list[ControlEvent]:

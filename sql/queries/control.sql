@@ -119,6 +119,15 @@ SET probe_owner = NULL, probe_until = NULL
 WHERE provider = %(provider)s
   AND probe_owner = %(worker_id)s;
 
+-- name: try_at_once
+UPDATE store.provider_states s
+SET retry_at = now()
+FROM (SELECT p.provider FROM store.provider_states p WHERE p.provider = ANY(%(providers)s::text[])
+      ORDER BY p.provider FOR UPDATE) AS locked
+WHERE s.provider = locked.provider
+  AND s.breaker = 'open'
+  AND s.reason = 'unauthorized';
+
 -- name: trip
 -- It refused our account: nothing more goes there until a probe gets through.
 WITH tripped AS (

@@ -28,12 +28,15 @@ class Load:
     accepted: what each key was answered with 202, every time it was. wrong: answers that no client should get.
     """
 
-    def __init__(self, system: System, *, seed: int, addresses: Sequence[str] = ()) -> None:
+    def __init__(
+        self, system: System, *, seed: int, addresses: Sequence[str] = (), categories: Sequence[str] = ("orders",)
+    ) -> None:
         self._system = system
         self._seed = seed
         self._people = [(system.recipient(f"person-{n}@example.com"), "email") for n in range(RECIPIENTS)]
         self._people += [(system.reachable(phone=f"+1{n}5550101"), "sms") for n in range(201, 201 + PHONES)]
         self._people += [(system.recipient(address), "email") for address in addresses]
+        self._categories = categories
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._client, args=(n,)) for n in range(CLIENTS)]
@@ -64,25 +67,25 @@ class Load:
         chance = random.Random(self._seed * 100 + number)
         with httpx.Client(headers=self._system.client.headers, timeout=15) as http:
             while not self._over.is_set():
-                key, person = str(uuid4()), chance.choice(self._people)
-                self._until_accepted(http, key, person)
+                key, person, category = str(uuid4()), chance.choice(self._people), chance.choice(self._categories)
+                self._until_accepted(http, key, *person, category)
                 if chance.random() < 0.1:  # its answer was lost on the way: the same once more
-                    self._until_accepted(http, key, person)
+                    self._until_accepted(http, key, *person, category)
                 self._over.wait(PACE_SECONDS)
 
-    def _until_accepted(self, http: httpx.Client, key: str, person: tuple[str, str]) -> None:
+    def _until_accepted(self, http: httpx.Client, key: str, recipient: str, channel: str, category: str) -> None:
         for _ in range(int(PATIENCE_SECONDS / AGAIN_SECONDS)):
-            if self._once(http, key, *person):
+            if self._once(http, key, recipient, channel, category):
                 return
             threading.Event().wait(AGAIN_SECONDS)
         self._note(wrong=f"{key} was never accepted")
 
-    def _once(self, http: httpx.Client, key: str, recipient: str, channel: str) -> bool:
+    def _once(self, http: httpx.Client, key: str, recipient: str, channel: str, category: str) -> bool:
         """Whether it was answered for good."""
         body = {
             "recipient_id": recipient,
             "channels": [channel],
-            "category": "orders",
+            "category": category,
             "template_id": "order",
             "variables": {"order_id": key},
         }

@@ -29,7 +29,7 @@ def wait_until_quiet(system: System) -> None:
     """Once faults have stopped, everything must come to its end by itself."""
 
     def quiet() -> bool:
-        summary = system.sandbox.summary()
+        summary = system.summary()
         under_way = summary["messages_under_way"] + summary["webhooks_owed"]
         return not under_way and system.rows(UNFINISHED)[0]["rows"] == 0
 
@@ -40,13 +40,13 @@ def wait_until_quiet(system: System) -> None:
             "SELECT state, reason, due_at - now() AS due_in, attempts, lookups FROM reporting.deliveries "
             "WHERE ended_at IS NULL LIMIT 10"
         )
-        summary = {k: v for k, v in system.sandbox.summary().items() if k != "deliveries"}
+        summary = {k: v for k, v in system.summary().items() if k != "deliveries"}
         raise AssertionError(f"not quiet after {QUIET_SECONDS} s: {live}, sandbox {summary}") from None
 
 
 def findings(system: System, load: Load) -> dict[str, list[Any]]:
     """Everything that is not as promised, by name; each list must be empty."""
-    seen: dict[str, int] = system.sandbox.summary()["deliveries"]
+    seen: dict[str, int] = system.summary()["deliveries"]
     rows = system.rows(DELIVERIES)
     known = {row["notification_id"] for row in rows}
     sent = {str(row["delivery_id"]): seen.get(str(row["delivery_id"]), 0) for row in rows if row["delivery_id"]}
@@ -57,6 +57,7 @@ def findings(system: System, load: Load) -> dict[str, list[Any]]:
         "planned not exactly once": [row for row in rows if row["delivery_id"] is None] + [*known][len(rows) :],
         "sent twice": [delivery for delivery, times in seen.items() if times > 1],
         "sent without a record": sorted(seen.keys() - sent.keys()),
+        "sent by another vendor than we know of": sorted(_takers(system) ^ _known_takers(system)),
         "delivered but never sent, or sent and not known to be": [
             row for row in rows if (row["state"] == "delivered") != bool(sent.get(str(row["delivery_id"])))
         ],
@@ -65,6 +66,17 @@ def findings(system: System, load: Load) -> dict[str, list[Any]]:
         "stuck": list(system.stuck()),
         "answers no client should get": load.wrong,
     }
+
+
+def _takers(system: System) -> set[tuple[str, str]]:
+    """(delivery, vendor) of everything that was taken on, by the ledgers."""
+    entries = [entry for sandbox in system.sandboxes for entry in sandbox.ledger(kind="accepted")]
+    return {(entry["landed_delivery"], entry["provider"]) for entry in entries}
+
+
+def _known_takers(system: System) -> set[tuple[str, str]]:
+    rows = system.rows("SELECT delivery_id, provider FROM reporting.attempts WHERE state IN ('accepted', 'duplicate')")
+    return {(str(row["delivery_id"]), row["provider"]) for row in rows}
 
 
 def assert_all_is_well(system: System, load: Load) -> None:

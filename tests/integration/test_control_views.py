@@ -142,8 +142,8 @@ async def test_a_lane_shows_its_providers_in_their_order_its_workers_and_its_old
             Jsonb(
                 [
                     {"provider": "spare", "order": 10, "weight": 1},
-                    {"provider": "mail-a", "order": 0, "weight": 3},
-                    {"provider": "mail-b", "order": 0, "weight": 1},
+                    {"provider": "mail-a", "order": 1, "weight": 3},
+                    {"provider": "mail-b", "order": 1, "weight": 1},
                 ]
             ),
         ),
@@ -158,8 +158,8 @@ async def test_a_lane_shows_its_providers_in_their_order_its_workers_and_its_old
     row = await lane(conn)
     assert (row["channel"], row["class"]) == ("email", "transactional")
     assert [(p["provider"], p["order"], p["weight"], p["status"]) for p in row["providers"]] == [
-        ("mail-a", 0, 3, "ok"),
-        ("mail-b", 0, 1, "drained"),
+        ("mail-a", 1, 3, "ok"),
+        ("mail-b", 1, 1, "drained"),
         ("spare", 10, 1, "ok"),
     ]
     assert row["workers"] == 2

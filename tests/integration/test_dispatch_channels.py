@@ -468,7 +468,7 @@ async def test_a_mailbox_that_stays_full_is_counted_although_nothing_was_accepte
     eager = settings.model_copy(update={"bounces": Bounces(soft_bounces_max=3, soft_bounce_days_min=0)})
     for times in range(1, 4):
         async with db.transaction() as conn:
-            await settle(conn, "email", [Settled(claimed, outcome, None)], provider="smtp", settings=eager)
+            await settle(conn, "email", [Settled(claimed, outcome, None)], settings=eager)
         [counted] = await rows(seed, "SELECT bounces FROM store.soft_bounces")
         assert counted["bounces"] == times
     found = await rows(seed, "SELECT address, reason FROM store.suppressions")

@@ -30,7 +30,7 @@ CREATE TABLE store.provider_states (
     reason      text CHECK (reason IN ('failing', 'unauthorized')),
     detail      text NOT NULL DEFAULT '',
     since       timestamptz NOT NULL DEFAULT now(),
-    judge_from  timestamptz NOT NULL DEFAULT '-infinity',
+    judge_from  timestamptz NOT NULL DEFAULT to_timestamp(0),
     cool_off_seconds double precision CHECK (cool_off_seconds > 0),
     retry_at    timestamptz,
     probe_owner uuid,
@@ -100,7 +100,7 @@ CREATE TABLE store.load_shedding (
     since       timestamptz NOT NULL DEFAULT now(),
     lane        text,
     oldest_seconds double precision NOT NULL DEFAULT 0,
-    judged_at   timestamptz NOT NULL DEFAULT '-infinity'
+    judged_at   timestamptz NOT NULL DEFAULT to_timestamp(0)
 );
 COMMENT ON TABLE store.load_shedding IS 'Whether claims of a class pause because more urgent work is late (R-168)';
 INSERT INTO store.load_shedding (class) VALUES ('promotional');
