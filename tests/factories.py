@@ -213,8 +213,7 @@ async def make_lane(conn: AsyncConnection, name: str, *providers: str) -> None:
 async def make_provider_state(conn: AsyncConnection, provider: str, **overrides: Any) -> Any:
     """The state of a provider account, in place of the one it had; ready unless told otherwise."""
     await conn.execute("DELETE FROM store.provider_states WHERE provider = %s", (provider,))
-    values = {"provider": provider, "judge_from": _now() - timedelta(days=1)}  # its default is no time that Python has
-    return await _insert(conn, "provider_states", values | overrides)
+    return await _insert(conn, "provider_states", {"provider": provider} | overrides)
 
 
 async def make_worker(conn: AsyncConnection, *lanes: str, **overrides: Any) -> Any:

@@ -31,6 +31,7 @@ SANDBOX_SPEED = 3
 ROUTES = {
     "email": ["mailgun"],
     "sms": ["twilio"],
+    "sms.GB": ["down", "sinch"],  # so that the demo shows what becomes of a text whose provider is down
     "push.ios": ["apns"],
     "push.android": ["fcm"],
     "push.web": ["web_push"],
@@ -42,6 +43,13 @@ MAILGUN_KEYS = {
     "SIGNING_KEY": "sandbox-signing-key",
 }
 TWILIO = {"account_sid": "AC" + "5a" * 16, "auth_token": "sandbox-auth-token", "sender": "+15005550006"}
+SINCH = {
+    "service_plan_id": "sandbox-service-plan",
+    "api_token": "sandbox-api-token",
+    "webhook_secret": "sandbox-webhook-secret",
+    "sender": "+447700900100",
+}
+NOBODY = "http://127.0.0.1:9"  # the discard port: nothing listens there
 APNS = {"key_id": "SANDBOXKEY", "team_id": "SANDBOXTEM", "topic": "test.landed.app"}
 
 # A demo is watched, so what takes minutes in production takes seconds here. The inequalities between times
@@ -197,6 +205,8 @@ def _accounts(at: Addresses, ledger: Path, *, faster: bool) -> dict[str, dict[st
             **settle,
         },
         "twilio": {"adapter": "twilio", **TWILIO, "base_url": at.sandbox, **settle},
+        "down": {"adapter": "twilio", **TWILIO, "base_url": NOBODY, **settle},
+        "sinch": {"adapter": "sinch", **SINCH, "base_url": at.sandbox, **settle},
         "apns": {
             "adapter": "apns",
             **APNS,

@@ -42,8 +42,8 @@ class Scenario:
     """One notification of the demo.
 
     name: what the table calls it. script: what picks the sandbox's part: the local part of an email address, the last
-    four digits of a number, a device's or an endpoint's script. platform: of a push. after: the scenario whose end it
-    waits for; it goes to the same address. way: rest, sql or rollback.
+    four digits of a number, a device's or an endpoint's script. platform: of a push. country: of a number. after: the
+    scenario whose end it waits for; it goes to the same address. way: rest, sql or rollback.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Scenario:
     variables: dict[str, Any] = field(default_factory=dict)
     channel: str = "email"
     platform: str = ""
+    country: str = "US"
 
     @property
     def recipient(self) -> str:
@@ -165,6 +166,16 @@ SCENARIOS = (
         "login-code",
         "security",
         channel="sms",
+    ),
+    Scenario(
+        "text-elsewhere",
+        "the first provider is down",
+        "0101",
+        _delivered(proof="provider", attempts=2, failures=0, events={"attempt_transient"}),
+        "login-code",
+        "security",
+        channel="sms",
+        country="GB",
     ),
     Scenario("text-nobody", "a number nobody has", "0130", HARD_BOUNCE, "driver-arriving", channel="sms"),
     Scenario(
@@ -276,7 +287,9 @@ def _addresses(scenario: Scenario, run: str, endpoints: Mapping[str, str]) -> di
         case "email":
             return {"email": f"{scenario.script}+{run}-{scenario.name}@{DOMAIN}"}
         case "sms":
-            # An area code of the run's own, and one digit more for each scenario.
+            # The run's own digits before those of the script.
+            if scenario.country == "GB":
+                return {"phone": f"+447{int(run, 16) % 100_000:05}{scenario.script}"}
             area = AREA_CODES[int(run, 16) % len(AREA_CODES)]
             return {"phone": f"+1{area}555{scenario.script}"}
         case "webhook" | "chat":

@@ -4,7 +4,7 @@ SELECT s.class,
        s.since,
        s.lane,
        make_interval(secs => s.oldest_seconds) AS late_by,
-       nullif(s.judged_at, '-infinity') AS judged_at
+       nullif(s.judged_at, to_timestamp(0)) AS judged_at
 FROM store.load_shedding s;
 
 COMMENT ON VIEW reporting.load_shedding IS

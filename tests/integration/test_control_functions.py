@@ -21,18 +21,7 @@ LONG_AGO = NOW - timedelta(minutes=6)
 
 
 async def state_of(conn: AsyncConnection, provider: str) -> dict[str, Any]:
-    """All of it; judge_from may be -infinity, which is no time that Python has."""
-    return await one(
-        conn,
-        """
-        SELECT provider, breaker, reason, detail, since, nullif(judge_from, '-infinity') AS judge_from,
-               cool_off_seconds, retry_at, probe_owner, probe_until, paused_until, limited_at, hits, drained_at,
-               drained_by, drain_reason, share, share_changed_at, recovering
-        FROM store.provider_states
-        WHERE provider = %s
-        """,
-        provider,
-    )
+    return await one(conn, "SELECT * FROM store.provider_states WHERE provider = %s", provider)
 
 
 async def told(conn: AsyncConnection) -> list[tuple[str, str, str, str]]:

@@ -226,7 +226,6 @@ async def test_only_promotional_lanes_wait_under_load_shedding(conn):
 
 
 async def test_load_shedding_that_was_never_judged_has_no_time(conn):
-    """PostgreSQL's -infinity is no time that clients can read."""
     (row,) = await view(conn, "load_shedding")
     assert (row["class"], row["active"], row["judged_at"]) == ("promotional", False, None)
 
