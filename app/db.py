@@ -157,6 +157,17 @@ class Database:
                     await conn.set_autocommit(False)
 
     @contextlib.asynccontextmanager
+    async def autocommit(self) -> AsyncIterator[Connection]:
+        """A connection outside of any transaction, for what PostgreSQL does only there."""
+        async with self._connection() as conn:
+            await conn.set_autocommit(True)
+            try:
+                yield conn
+            finally:
+                if not conn.closed:
+                    await conn.set_autocommit(False)
+
+    @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
         """A connection of the pool. If it fails, that is Unavailable; while a commit goes on, it is not reused."""
         try:
@@ -194,13 +205,8 @@ class Database:
         database-wide lock while its transaction commits; in one statement, because a hint should be quick. A hint
         that cannot be sent is lost, and that is fine."""
         try:
-            async with self._connection() as conn:
-                await conn.set_autocommit(True)
-                try:
-                    await conn.execute(WAKE, (channel, payload))
-                finally:
-                    if not conn.closed:
-                        await conn.set_autocommit(False)
+            async with self.autocommit() as conn:
+                await conn.execute(WAKE, (channel, payload))
         except (Unavailable, psycopg.Error):
             log.debug("wake_lost", channel=channel)
 

@@ -192,6 +192,8 @@ async def _explain(db: Database) -> Plan:
         cursor = await conn.execute(ROOTS.encode(), ([name for name in used if name is not None],))
         roots = dict(await cursor.fetchall())
         await conn.rollback()
+    if root["Actual Rows"] != CLAIM:
+        raise RuntimeError(f"{root['Actual Rows']} of {CLAIM} deliveries were locked")
     buffers = root["Shared Hit Blocks"] + root["Shared Read Blocks"]
     return Plan(root["Actual Total Time"], buffers, frozenset(roots.get(name) for name in used))
 

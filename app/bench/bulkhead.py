@@ -1,8 +1,9 @@
 """What lanes whose vendors are well notice of others whose vendors are not: how long a send takes to be handed over.
 
-Four lanes, one worker. Email goes to a vendor that takes connections and never answers, text messages to one that fails
-every call, and both under a steady load. Beside them, one send after the other goes to another route of email, with a
-vendor that is well, and into an inbox. Hand-off is from a send's 202 to its call at the vendor, or its record in the inbox.
+Four lanes, one worker. Email goes to a vendor that takes connections and never answers, text messages to one that
+fails every call, and both under a steady load. Beside them, one send after the other goes to another route of email,
+with a vendor that is well, and into an inbox. Hand-off is from a send's 202 to its call at the vendor, or its record in
+the inbox.
 
     quiet     nothing but those sends
     busy      the load on the other lanes, with their vendors well: what the load costs by itself
@@ -16,9 +17,10 @@ import asyncio
 import contextlib
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+from uuid import uuid4
 
 import httpx
 
@@ -91,7 +93,7 @@ class _Scene:
         self._key = await trickle.key(self._db, await stage.populate(self._db, "calm", recipients=RECIPIENTS))
 
     @contextlib.asynccontextmanager
-    async def serving(self, dsn: str, **sections: Any) -> Any:
+    async def serving(self, dsn: str, **sections: Any) -> AsyncIterator[None]:
         """The API and a worker, that has just started."""
         accounts = {
             "hanging": stage.mailgun_account(self._email.port),
@@ -108,7 +110,7 @@ class _Scene:
             yield
 
     @contextlib.asynccontextmanager
-    async def load(self) -> Any:
+    async def load(self) -> AsyncIterator[None]:
         """A steady load on the two lanes, for some time before the block begins until it ends."""
         async with (
             stage.load(self._db, self._crowd, per_second=LOAD_PER_SECOND, channel="email"),
@@ -127,6 +129,7 @@ class _Scene:
             for n in range(self._sends):
                 response = await client.post(
                     "/api/v1/notifications/send",
+                    headers={"Idempotency-Key": str(uuid4())},
                     json={
                         "recipient_id": f"r{n % RECIPIENTS}",
                         "category": "transactional",

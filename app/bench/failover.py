@@ -1,8 +1,11 @@
-"""A vendor dies under a steady load, and comes back: what those who wait for their messages notice.
+"""A vendor goes down under a steady load, and comes back: what those who wait for their messages notice.
 
-Two vendors, one after the other on a route. The first answers as usual, then every call with a 503, then as usual
-again. Breakers work with the settings below, which are shorter than the shipped ones so that all of it fits into half a
-minute. Nobody who sent may notice more than a little time: each message was taken by one of the two, once.
+Two vendors, one after the other on a route. The first is well, then down, then well again; breakers work with the
+settings below, which are shorter than the shipped ones so that all of it fits into half a minute.
+
+    dead      its connections are cut and refused. What was refused was surely not sent, so the second vendor gets it
+    failing   it answers 503, behind which mail may have been taken: such messages are in doubt until somebody knows
+              better, and are never just sent again. Until its breaker opens, each call to it makes one of those
 """
 
 from __future__ import annotations
@@ -11,12 +14,12 @@ import asyncio
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from app.bench import stage
-from app.bench.vendor import Call
+from app.bench.vendor import Mood
 from app.db import Database
 
 BREAKERS: Final = {
@@ -35,16 +38,20 @@ STANDSTILL_SECONDS: Final = 15.0
 
 @dataclass(frozen=True, slots=True)
 class FailedOver:
-    """failed_over: deliveries that one vendor refused and the other took. Latencies in milliseconds from a send's
-    acceptance to its arrival at the vendor that took it: steady before the first died, down while it was. full_share: from
-    when it was well again until it had all of its share."""
+    """Counts are of messages.
+
+    lost: nobody took them, and nobody will look after them. sent_twice: more than one call was accepted. in_doubt: a
+    call had no outcome, and waits to be looked up. failed_over: one vendor refused them and the other took them.
+    Latencies in milliseconds from a send's acceptance to its arrival at the vendor that took it: steady before the
+    first went down, down while it was. full_share: from when it was well again until it had all of its share.
+    """
 
     messages: int
     lost: int
     sent_twice: int
+    in_doubt: int
     failed_over: int
     opened_after_seconds: float
-    refused_calls: int
     steady_p50_ms: float
     steady_p99_ms: float
     down_p50_ms: float
@@ -52,7 +59,8 @@ class FailedOver:
     full_share_after_seconds: float
 
 
-async def measure(dsn: str, *, per_second: int, steady_seconds: float, down_seconds: float) -> FailedOver:
+async def measure(dsn: str, mood: Mood, *, per_second: int, steady_seconds: float, down_seconds: float) -> FailedOver:
+    """mood: of the first vendor while it is down."""
     async with Database(dsn, name="landed bench") as db, stage.vendor() as first, stage.vendor() as second:
         tenant_id = await stage.populate(db)
         accounts = {"first": stage.mailgun_account(first.port), "second": stage.mailgun_account(second.port)}
@@ -63,21 +71,30 @@ async def measure(dsn: str, *, per_second: int, steady_seconds: float, down_seco
                 await stage.until_sent(db, per_second, klass="transactional")  # what comes first meets cold caches
                 began = time.time()
                 await asyncio.sleep(steady_seconds)
-                died = await first.becomes("failing")
-                opened = await _event(db, "opened", died)
-                await asyncio.sleep(max(0.0, down_seconds - (time.time() - died)))
+                fell = await first.becomes(mood)
+                opened = await _event(db, "opened", fell)
+                await asyncio.sleep(max(0.0, down_seconds - (time.time() - fell)))
                 back = await first.becomes("well")
                 full = await _full_share(db, back)
             await _settled(db)
-        return await _figures(
-            db,
-            await first.calls(),
-            await second.calls(),
-            began=began,
-            died=died,
-            opened=opened,
-            back=back,
-            full=full,
+        taken = [call for vendor in (first, second) for call in await vendor.calls() if call.accepted]
+        times = Counter(call.delivery for call in taken)
+        arrivals = {call.delivery: call.at for call in reversed(taken)}
+        accepted = await _accepted(db)
+        steady = _latencies(accepted, arrivals, began, fell - TICK_SECONDS)
+        down = _latencies(accepted, arrivals, fell, back)
+        return FailedOver(
+            messages=len(accepted),
+            lost=sum(d.id not in arrivals and d.state != "ambiguous" for d in accepted),
+            sent_twice=sum(count > 1 for count in times.values()),
+            in_doubt=sum(d.state == "ambiguous" for d in accepted),
+            failed_over=await _failed_over(db),
+            opened_after_seconds=opened - fell,
+            steady_p50_ms=steady[49],
+            steady_p99_ms=steady[98],
+            down_p50_ms=down[49],
+            down_p99_ms=down[98],
+            full_share_after_seconds=full - back,
         )
 
 
@@ -118,7 +135,7 @@ async def _settled(db: Database) -> None:
         async with db.transaction() as conn:
             cursor = await conn.execute(
                 "SELECT (SELECT count(*) FROM store.notifications WHERE state = 'accepted')"
-                " + (SELECT count(*) FROM store.deliveries WHERE sent_at IS NULL)"
+                " + (SELECT count(*) FROM store.deliveries WHERE sent_at IS NULL AND state <> 'ambiguous')"
             )
             [now] = await cursor.fetchone() or [0]
         if now == 0:
@@ -128,40 +145,38 @@ async def _settled(db: Database) -> None:
         await asyncio.sleep(stage.POLL_SECONDS)
 
 
-async def _figures(
-    db: Database,
-    first: Sequence[Call],
-    second: Sequence[Call],
-    *,
-    began: float,
-    died: float,
-    opened: float,
-    back: float,
-    full: float,
-) -> FailedOver:
-    taken = [(call.delivery, call.at) for call in (*first, *second) if call.accepted and call.delivery is not None]
-    times = Counter(delivery for delivery, _ in taken)
-    arrivals = {delivery: at for delivery, at in reversed(taken)}
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    """A notification with its delivery, if it has one. at: Unix seconds of its acceptance."""
+
+    id: str | None
+    at: float
+    state: str | None
+
+
+async def _accepted(db: Database) -> list[_Accepted]:
     async with db.transaction() as conn:
         cursor = await conn.execute(
-            "SELECT d.id::text, extract(epoch FROM n.accepted_at)::float8 FROM store.notifications n"
+            "SELECT d.id::text, extract(epoch FROM n.accepted_at)::float8, d.state FROM store.notifications n"
             " LEFT JOIN store.deliveries d ON d.shard = n.shard AND d.notification_id = n.id"
         )
-        accepted = await cursor.fetchall()
-    late = [(at, (arrivals[delivery] - at) * 1000) for delivery, at in accepted if delivery in arrivals]
-    steady = statistics.quantiles([ms for at, ms in late if began <= at < died - 1], n=100)
-    down = statistics.quantiles([ms for at, ms in late if died <= at < back], n=100)
-    refused = {call.delivery for call in first if not call.accepted}
-    return FailedOver(
-        messages=len(accepted),
-        lost=sum(delivery not in arrivals for delivery, _ in accepted),
-        sent_twice=sum(count > 1 for count in times.values()),
-        failed_over=len(refused & {call.delivery for call in second}),
-        opened_after_seconds=opened - died,
-        refused_calls=sum(not call.accepted for call in first),
-        steady_p50_ms=steady[49],
-        steady_p99_ms=steady[98],
-        down_p50_ms=down[49],
-        down_p99_ms=down[98],
-        full_share_after_seconds=full - back,
-    )
+        return [_Accepted(*row) for row in await cursor.fetchall()]
+
+
+def _latencies(
+    accepted: Sequence[_Accepted], arrivals: Mapping[str | None, float], since: float, until: float
+) -> list[float]:
+    """The percentiles of what was accepted in this time, in milliseconds."""
+    waited = [(arrivals[d.id] - d.at) * 1000 for d in accepted if d.id in arrivals and since <= d.at < until]
+    return statistics.quantiles(waited, n=100)
+
+
+async def _failed_over(db: Database) -> int:
+    async with db.transaction() as conn:
+        cursor = await conn.execute(
+            "SELECT count(DISTINCT a.delivery_id) FROM store.attempts a"
+            " JOIN store.attempts b ON b.shard = a.shard AND b.delivery_id = a.delivery_id"
+            " WHERE a.state IN ('not_sent', 'refused') AND b.state = 'accepted' AND a.provider <> b.provider"
+        )
+        [count] = await cursor.fetchone() or [0]
+    return int(count)

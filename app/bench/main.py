@@ -45,6 +45,7 @@ from app.bench import (
     rates,
     stage,
     trickle,
+    vendor,
 )
 from app.embedded import scratch_postgres
 
@@ -325,19 +326,24 @@ def _prober(server_dsn: str, cool_offs: int) -> dict[str, Any]:
 
 
 def _failover(server_dsn: str) -> dict[str, Any]:
-    measured = _in_database(
-        server_dsn,
-        lambda dsn: failover.measure(
-            dsn, per_second=LOAD_PER_SECOND, steady_seconds=STEADY_SECONDS, down_seconds=DOWN_SECONDS
-        ),
-    )
+    def measured(mood: vendor.Mood) -> failover.FailedOver:
+        return _in_database(
+            server_dsn,
+            lambda dsn: failover.measure(
+                dsn, mood, per_second=LOAD_PER_SECOND, steady_seconds=STEADY_SECONDS, down_seconds=DOWN_SECONDS
+            ),
+        )
+
+    dead, failing = measured("dead"), measured("failing")
     return {
         **failover.BREAKERS,
         "load_per_second": LOAD_PER_SECOND,
         "down_seconds": DOWN_SECONDS,
-        **asdict(measured),
-        "p99_ratio": measured.down_p99_ms / measured.steady_p99_ms,
-        "met": measured.lost == 0 and measured.sent_twice == 0,
+        **{f"dead_{name}": value for name, value in asdict(dead).items()},
+        "dead_p99_ratio": dead.down_p99_ms / dead.steady_p99_ms,
+        **{f"failing_{name}": value for name, value in asdict(failing).items()},
+        "failing_p99_ratio": failing.down_p99_ms / failing.steady_p99_ms,
+        "met": dead.lost == failing.lost == dead.sent_twice == failing.sent_twice == 0,
     }
 
 

@@ -50,7 +50,8 @@ async def measure(dsn: str, *, workers: int, cool_offs: int, cool_off_seconds: f
         await stage.until_manned(db, workers)
         async with db.transaction() as conn:
             await conn.execute(
-                "UPDATE store.provider_states SET retry_at = now() + make_interval(secs => %s), cool_off_seconds = %s",
+                "UPDATE store.provider_states SET retry_at = now() + make_interval(secs => %s), cool_off_seconds = %s"
+                " WHERE provider = 'mailgun'",
                 (cool_off_seconds, cool_off_seconds),
             )
         ends = await _ends(db, cool_offs + 1)
@@ -63,7 +64,9 @@ async def measure(dsn: str, *, workers: int, cool_offs: int, cool_off_seconds: f
 async def _ends(db: Database, count: int) -> Sequence[float]:
     """When each cool-off ended, as soon as so many have: Unix seconds."""
     async with db.transaction() as conn:
-        cursor = await conn.execute("SELECT extract(epoch FROM retry_at)::float8 FROM store.provider_states")
+        cursor = await conn.execute(
+            "SELECT extract(epoch FROM retry_at)::float8 FROM store.provider_states WHERE provider = 'mailgun'"
+        )
         [first] = await cursor.fetchone() or [0.0]
     async with asyncio.timeout(stage.STANDSTILL_SECONDS):
         while True:

@@ -61,8 +61,8 @@ class Sink(asyncio.Protocol):
         self._transport.write(ANSWER % (status, len(body), body))
 
 
-async def serve(port: int, kind: type[Sink] = Sink) -> None:
-    server = await asyncio.get_running_loop().create_server(kind, "127.0.0.1", port, backlog=2048)
+async def serve(port: int) -> None:
+    server = await asyncio.get_running_loop().create_server(Sink, "127.0.0.1", port, backlog=2048)
     print("ready", flush=True)  # noqa: T201 - the parent waits for this line
     await server.serve_forever()
 

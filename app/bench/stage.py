@@ -246,24 +246,28 @@ class Vendor:
     """The process of a vendor that has bad days."""
 
     port: int
+    control_port: int
 
     async def becomes(self, mood: Mood) -> float:
         """Answers when (Unix seconds): every call after that is met in this mood."""
         async with httpx.AsyncClient() as client:
-            (await client.put(f"http://{HOST}:{self.port}/{mood}")).raise_for_status()
+            (await client.put(f"http://{HOST}:{self.control_port}/{mood}")).raise_for_status()
         return time.time()
 
     async def calls(self) -> list[Call]:
         """Every call that came, in order."""
         async with httpx.AsyncClient(timeout=60) as client:
-            return msgspec.json.decode((await client.get(f"http://{HOST}:{self.port}/")).content, type=list[Call])
+            return msgspec.json.decode(
+                (await client.get(f"http://{HOST}:{self.control_port}/")).content, type=list[Call]
+            )
 
 
 @contextlib.asynccontextmanager
 async def vendor() -> AsyncIterator[Vendor]:
-    port = free_port()
-    async with running("app.bench.vendor", "--port", str(port), port=port):
-        yield Vendor(port)
+    port, control_port = free_port(), free_port()
+    command = ["app.bench.vendor", "--port", str(port), "--control-port", str(control_port)]
+    async with running(*command, port=control_port):
+        yield Vendor(port, control_port)
 
 
 def environment(dsn: str, routes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from datetime import date
 
 import structlog
 
@@ -26,16 +27,27 @@ async def ensure_partitions(db: Database, settings: Settings) -> int:
         return await store.ensure_partitions(conn, days_back=days_back, days_ahead=DAYS_AHEAD)
 
 
+async def drop_partitions(db: Database, settings: Settings) -> tuple[int, list[date]]:
+    """Drops what is past retention and no longer needed. Answers how many partitions went, and which days stay."""
+    async with db.autocommit() as conn, store.one_at_a_time(conn) as mine:
+        if not mine:
+            return 0, []
+        past = await store.past_partitions(
+            conn,
+            retention_days=math.ceil(settings.times.retention_seconds / DAY),
+            dead_letter_retention_seconds=settings.times.dead_letter_retention_seconds,
+        )
+        over = [partition for partition in past if not partition.needed]
+        for partition in over:
+            await store.drop_partition(conn, partition)
+        return len(over), sorted({partition.day for partition in past if partition.needed})
+
+
 async def upkeep(db: Database, settings: Settings) -> None:
     times = settings.times
     made = await ensure_partitions(db, settings)
+    dropped, kept = await drop_partitions(db, settings)
     async with db.transaction() as conn:
-        days = await store.drop_partitions(
-            conn,
-            retention_days=math.ceil(times.retention_seconds / DAY),
-            dead_letter_retention_seconds=times.dead_letter_retention_seconds,
-        )
-    async with db.transaction() as conn:  # apart: a day that is dropped locks its whole table until the commit
         await store.purge_small(conn, token_keep_seconds=2 * times.webhook_window_seconds)
         await control.purge(conn, keep_seconds=times.retention_seconds)
     keys = await _until_none(
@@ -54,8 +66,8 @@ async def upkeep(db: Database, settings: Settings) -> None:
     log.info(
         "upkeep",
         partitions_made=made,
-        days_dropped=sum(dropped for _, dropped in days),
-        days_kept=[str(day) for day, dropped in days if not dropped],
+        partitions_dropped=dropped,
+        days_kept=[str(day) for day in kept],
         keys_purged=keys,
         inbox_items_purged=items,
         devices_purged=devices,

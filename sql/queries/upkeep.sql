@@ -4,10 +4,17 @@
 SELECT store.ensure_partitions((now() AT TIME ZONE 'UTC')::date - %(days_back)s::int,
                                (now() AT TIME ZONE 'UTC')::date + %(days_ahead)s::int);
 
--- name: drop_partitions
-SELECT day, dropped
-FROM store.drop_partitions((now() AT TIME ZONE 'UTC')::date - %(retention_days)s::int,
+-- name: past_partitions
+SELECT day, parent, part, needed, attached, pending
+FROM store.past_partitions((now() AT TIME ZONE 'UTC')::date - %(retention_days)s::int,
                            make_interval(secs => %(dead_letter_retention_seconds)s));
+
+-- name: one_at_a_time
+-- For the session, because what follows cannot be in one transaction.
+SELECT pg_try_advisory_lock(hashtextextended('landed.partitions.drop', 0));
+
+-- name: next_one
+SELECT pg_advisory_unlock(hashtextextended('landed.partitions.drop', 0));
 
 -- name: purge_keys
 -- A key is kept past its time while what it guards may still be sent or replayed (I12, R-083).

@@ -1,4 +1,4 @@
-"""The twelve failure modes of docs/failure-modes.md: each is provoked for real, and the documented view is read.
+"""The first twelve failure modes of docs/failure-modes.md: each is provoked for real, and the documented view is read.
 
 One system serves all modes but those that take it apart; every mode leaves ``reporting.stuck`` empty.
 """
