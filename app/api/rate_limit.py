@@ -19,10 +19,11 @@ KEYS_LEASED_MAX = 10_000
 
 @dataclass(slots=True)
 class Lease:
-    """Tokens of one key in this process's hand."""
+    """Tokens of one key in this process's hand. refused: requests answered 429 that are not on record yet."""
 
     tokens: int = 0
     empty_until: float = 0.0  # time.monotonic()
+    refused: int = 0
     renewing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -54,8 +55,12 @@ class RateLimiter:
         missing = wanted - lease.tokens
         now = time.monotonic()
         if lease.empty_until > now:
+            lease.refused += 1
             raise _too_many(max(lease.empty_until - now, missing / caller.rate_per_second))
+        refused = lease.refused
         async with self._db.transaction() as conn:
+            if refused:
+                await api_keys.note_refused(conn, key_id=caller.key_id, hits=refused)
             tokens = await api_keys.take_tokens(
                 conn,
                 f"api_key.{caller.key_id}",
@@ -63,8 +68,10 @@ class RateLimiter:
                 rate=caller.rate_per_second,
                 burst=caller.burst,
             )
+        lease.refused -= refused
         lease.tokens += tokens.granted
         if lease.tokens < wanted:
+            lease.refused += 1
             lease.empty_until = time.monotonic() + max(tokens.retry_after_seconds, LEASE_SECONDS)
             raise _too_many(max(tokens.retry_after_seconds, (wanted - lease.tokens) / caller.rate_per_second))
 

@@ -13,7 +13,8 @@ from app.db import Connection
 from app.store._queries import load
 
 _q = load("api_keys")
-FIND, INSERT, REVOKE, TAKE_TOKENS = _q["find"], _q["insert"], _q["revoke"], _q["take_tokens"]
+FIND, INSERT, REVOKE = _q["find"], _q["insert"], _q["revoke"]
+TAKE_TOKENS, NOTE_REFUSED = _q["take_tokens"], _q["note_refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,11 @@ async def revoke(conn: Connection, *, tenant_id: int, key_id: int) -> bool:
     """Whether the key was in force until now."""
     cursor = await conn.execute(REVOKE, {"tenant_id": tenant_id, "key_id": key_id})
     return cursor.rowcount == 1
+
+
+async def note_refused(conn: Connection, *, key_id: int, hits: int) -> None:
+    """How many requests of a key were refused for its rate (R-183)."""
+    await conn.execute(NOTE_REFUSED, {"key_id": key_id, "hits": hits})
 
 
 async def take_tokens(conn: Connection, bucket: str, *, wanted: int, rate: float, burst: float) -> Tokens:

@@ -30,7 +30,7 @@ LEASE_SLOTS = _q["lease_slots"]
 REPORT_OUTCOMES, OPEN_FAILING, SHIFT_SHARES = _q["report_outcomes"], _q["open_failing"], _q["shift_shares"]
 SPEED_UP = _q["speed_up"]
 JUDGE_LOAD_TURN, JUDGE_LOAD = _q["judge_load_turn"], _q["judge_load"]
-PURGE, PURGE_EVENTS = _q["purge"], _q["purge_events"]
+PURGE, PURGE_EVENTS, PURGE_KEY_LIMITS = _q["purge"], _q["purge_events"], _q["purge_key_limits"]
 
 _json = msgspec.json.Encoder()
 
@@ -236,6 +236,7 @@ async def judge_load(
 async def purge(conn: Connection, *, keep_seconds: float) -> None:
     await conn.execute(PURGE)
     await conn.execute(PURGE_EVENTS, {"keep_seconds": keep_seconds})
+    await conn.execute(PURGE_KEY_LIMITS, {"keep_seconds": keep_seconds})
 
 
 async def _events(conn: Connection, statement: Any, parameters: Mapping[str, Any]) -> list[ControlEvent]:

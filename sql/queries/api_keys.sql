@@ -19,7 +19,14 @@ SET revoked_at = now()
 WHERE tenant_id = %(tenant_id)s
   AND id = %(key_id)s
   AND revoked_at IS NULL
-RETURNING id
+RETURNING id;
+
+-- name: note_refused
+INSERT INTO store.api_key_limits AS l (key_id, hour, hits)
+SELECT k.id, date_trunc('hour', now()), %(hits)s
+FROM store.api_keys k
+WHERE k.id = %(key_id)s
+ON CONFLICT (key_id, hour) DO UPDATE SET hits = l.hits + excluded.hits, last_at = now();
 
 -- name: take_tokens
 SELECT granted, retry_after_seconds

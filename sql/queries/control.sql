@@ -366,5 +366,8 @@ RETURNING name, event, detail;
 -- name: purge
 DELETE FROM store.provider_outcomes WHERE at < now() - interval '1 day';
 
+-- name: purge_key_limits
+DELETE FROM store.api_key_limits WHERE hour < now() - make_interval(secs => %(keep_seconds)s);
+
 -- name: purge_events
 DELETE FROM store.control_events WHERE at < now() - make_interval(secs => %(keep_seconds)s);

@@ -1,16 +1,26 @@
 CREATE VIEW reporting.rate_limit_hits AS
-SELECT c.name AS provider,
+SELECT 'provider' AS level,
+       c.name,
+       NULL AS tenant,
        date_trunc('hour', c.at) AS hour,
        sum(coalesce((c.data ->> 'hits')::bigint, 1))::bigint AS hits,
        max(c.at) AS last_at
 FROM store.control_events c
 WHERE c.subject = 'provider'
   AND c.event = 'limited'
-GROUP BY 1, 2;
+GROUP BY c.name, date_trunc('hour', c.at)
+UNION ALL
+SELECT 'api_key', k.prefix, t.name, l.hour, l.hits, l.last_at
+FROM store.api_key_limits l
+JOIN store.api_keys k ON k.id = l.key_id
+JOIN store.tenants t ON t.id = k.tenant_id;
 
 COMMENT ON VIEW reporting.rate_limit_hits IS
-    'Limits that provider accounts reported, by hour. What API keys asked beyond their own rate is answered 429 and counted nowhere';
-COMMENT ON COLUMN reporting.rate_limit_hits.provider IS 'The provider account that said to slow down';
+    'Limits that were reached, by hour: those that provider accounts reported, and those of our own on API keys, answered 429. The '
+    'last second or so of an API key that went silent may be missing';
+COMMENT ON COLUMN reporting.rate_limit_hits.level IS 'provider or api_key: whose limit it is';
+COMMENT ON COLUMN reporting.rate_limit_hits.name IS 'The provider account that said to slow down, or the prefix of the key that was told to';
+COMMENT ON COLUMN reporting.rate_limit_hits.tenant IS 'Whose key it is; NULL for a provider';
 COMMENT ON COLUMN reporting.rate_limit_hits.hour IS 'The beginning of the hour';
-COMMENT ON COLUMN reporting.rate_limit_hits.hits IS 'Calls it answered with a limit';
-COMMENT ON COLUMN reporting.rate_limit_hits.last_at IS 'When it last did so in that hour';
+COMMENT ON COLUMN reporting.rate_limit_hits.hits IS 'Calls or requests that were refused';
+COMMENT ON COLUMN reporting.rate_limit_hits.last_at IS 'When that last happened in that hour';

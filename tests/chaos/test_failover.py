@@ -31,6 +31,7 @@ ROUTES: dict[str, Any] = {
 # Whose server can go away. Twilio's stays: it finds texts by their words, and its sandbox keeps those in memory only.
 MORTAL = ("postmark", "mailgun", "sinch")
 VENDORS = (*MORTAL, "twilio")
+FIRST = ("postmark", "sinch")  # who gets most of each channel, so that load is sure to meet whatever befalls them
 # What a vendor does to its callers, and the least share of the calls it does it to.
 BLOWS = {
     "hang": 0.5,
@@ -48,7 +49,7 @@ BREAKERS = {
     "LANDED_BREAKERS__COOL_OFF_MAX_SECONDS": "2",
     "LANDED_BREAKERS__SHIFT_SECONDS": "1",
     # What nobody may send again on hope is for people to decide after this.
-    "LANDED_TIMES__AMBIGUOUS_MAX_SECONDS": "20",
+    "LANDED_TIMES__AMBIGUOUS_MAX_SECONDS": "15",
 }
 
 
@@ -59,20 +60,20 @@ def test_vendors_that_die_hang_and_fail_at_random_lose_and_repeat_nothing(dsn: s
         system.second_worker.start()
         careful = system.category("careful", ambiguity_policy="park")
         with Load(system, seed=SEED, categories=["orders", "orders", careful]) as load:
-            for vendor in MORTAL[::2]:  # the first of each channel, so that load is sure to meet it
+            for vendor in FIRST:
                 _lost_and_back(system, load, vendor, chance)
             for blow in chance.sample(sorted(BLOWS), len(BLOWS)):
                 _struck(system, load, chance, blow)
+            load.more(60)  # what the last blow kept waiting is told of by then
             wait_until(lambda: _all_are_called(system), seconds=PATIENCE_SECONDS, what="the last breaker's closing")
-            load.more(20)
         wait_until_quiet(system)
-        print(load, _ends(system))  # noqa: T201 - the same
+        print(_ends(system), dict(_steps(system)))  # noqa: T201 - the same
         assert_all_is_well(system, load)
         _assert_the_views_tell(system)
 
 
 def _lost_and_back(system: System, load: Load, vendor: str, chance: random.Random) -> None:
-    """Its server is gone until its breaker has opened and others carry on; a worker may be killed meanwhile."""
+    """Its server is gone until its breaker has opened and others carry on; a worker is killed meanwhile."""
     opened = _steps(system)[vendor, "opened"]
     system.sandbox_of(vendor).kill()
     wait_until(
@@ -92,16 +93,16 @@ def _struck(system: System, load: Load, chance: random.Random, blow: str) -> Non
     victims = chance.sample(VENDORS, chance.choice([1, 2, 2]))
     for victim in victims:
         system.set_fault(victim, blow, rate=chance.uniform(BLOWS[blow], 1), sends_only=chance.random() < 0.7)
-    load.more(chance.randint(20, 60))
+    load.more(chance.randint(20, 40))
     if chance.random() < 0.4:
         system.worker.kill()
         system.worker.start()
     if chance.random() < 0.3:
         gone = chance.choice(MORTAL)
         system.sandbox_of(gone).kill()
-        load.more(chance.randint(10, 30))
+        load.more(chance.randint(10, 20))
         system.sandbox_of(gone).start()  # with no fault any more
-    load.more(chance.randint(10, 30))
+    load.more(chance.randint(10, 20))
     for victim in victims:
         system.set_fault(victim, "ok")
 
@@ -127,7 +128,7 @@ def _ends(system: System) -> dict[str, int]:
 def _assert_the_views_tell(system: System) -> None:
     """What happened is there to be read, by name."""
     steps = _steps(system)
-    for vendor in MORTAL[::2]:
+    for vendor in FIRST:
         assert steps[vendor, "opened"], vendor
         assert steps[vendor, "closed"], vendor
     for vendor in VENDORS:
@@ -146,8 +147,7 @@ def _assert_the_views_tell(system: System) -> None:
     assert all(row["at_once"] for row in over)
     parked = system.rows("SELECT reason FROM reporting.unconfirmed")
     assert {row["reason"] for row in parked} <= {"ambiguous_unresolved", "no_evidence"}
-    named = ("delivered", "dead", "unconfirmed")
-    assert {end.split(":")[0] for end in _ends(system)} <= set(named)
+    assert {end.split(":")[0] for end in _ends(system)} <= {"delivered", "dead", "unconfirmed"}
 
 
 def test_the_judge_catches_a_worker_that_asks_another_vendor_after_no_answer(dsn: str, tmp_path: Path) -> None:

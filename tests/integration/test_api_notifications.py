@@ -350,6 +350,19 @@ async def test_a_key_beyond_its_rate_is_told_when_to_come_back(shop):
     assert await shop.counted("notifications") == len(responses) - len(refused)
 
 
+async def test_what_a_key_was_refused_is_on_record(shop):
+    await shop.rest.conn.execute("UPDATE store.api_keys SET rate_per_second = 1, burst = 1")
+    shop.rest.app.state.api.keys.clear()
+    refused = recorded = number = 0
+    while recorded < 3:  # it is written with the next look into the bucket, a tenth of a second later
+        number += 1
+        refused += (await shop.send(key=f"k{number}")).status_code == 429
+        rows = await shop.rest.rows("SELECT level, tenant, sum(hits)::int FROM reporting.rate_limit_hits GROUP BY 1, 2")
+        recorded = rows[0][2] if rows else 0
+        assert recorded <= refused
+    assert rows == [("api_key", shop.tenant.name, recorded)]
+
+
 async def test_a_batch_costs_a_token_an_item(shop):
     await shop.rest.conn.execute("UPDATE store.api_keys SET rate_per_second = 1, burst = 5")
     shop.rest.app.state.api.keys.clear()

@@ -330,7 +330,7 @@ async def test_limits_are_counted_by_provider_and_hour(conn):
     ):
         await conn.execute(event, (at, "provider", name, what, Jsonb(data)))
     rows = await view(conn, "rate_limit_hits")
-    assert {(row["provider"], row["hour"]): row["hits"] for row in rows} == {
+    assert {(row["name"], row["hour"]): row["hits"] for row in rows} == {
         ("mail-a", hour): 5,
         ("mail-a", hour + timedelta(hours=1)): 1,
         ("mail-b", hour): 7,

@@ -92,6 +92,15 @@ CREATE TABLE store.provider_rates (
 COMMENT ON COLUMN store.provider_rates.per_second IS 'The rate the configuration gives it';
 COMMENT ON COLUMN store.provider_rates.factor IS 'Of that rate: lowered by each limit it reports, raised again while it reports none';
 
+-- What API keys asked for beyond their rates, which was answered 429 (R-183).
+CREATE TABLE store.api_key_limits (
+    key_id      int NOT NULL REFERENCES store.api_keys ON DELETE CASCADE,
+    hour        timestamptz NOT NULL,
+    hits        bigint NOT NULL,
+    last_at     timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (key_id, hour)
+);
+
 -- Load shedding ---------------------------------------------------------------------------------------------------------
 
 CREATE TABLE store.load_shedding (
@@ -138,5 +147,5 @@ COMMENT ON TABLE store.route_capabilities IS
     'operators know better for a country';
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON store.lanes, store.provider_states, store.provider_outcomes, store.provider_rates,
-    store.load_shedding, store.route_capabilities TO landed_service;
+    store.api_key_limits, store.load_shedding, store.route_capabilities TO landed_service;
 GRANT SELECT, INSERT, DELETE ON store.control_events TO landed_service;
