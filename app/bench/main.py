@@ -68,7 +68,7 @@ PARTS = (
 FLAT = 1.5  # what a neighbour's bad day may cost at most, as a ratio
 RATE, RATE_WORKERS = 50.0, 4
 PROBERS, COOL_OFF_SECONDS = 8, 2.0
-LOAD_PER_SECOND, STEADY_SECONDS, DOWN_SECONDS = 100, 5.0, 15.0
+LOAD_PER_SECOND = 100
 AIMS = {
     "ingest": "at least 0.5 of the bare route and 3,000/s",
     "drain": "4,000/s and 10 times the obvious design",
@@ -99,6 +99,7 @@ def run(arguments: Sequence[str]) -> int:
 @click.option("--backlog", "multitude", default=100_000, show_default=True, help="Deliveries a claim is made beside.")
 @click.option("--seconds", default=20.0, show_default=True, help="How long a rate is watched.")
 @click.option("--cool-offs", default=5, show_default=True, help="Cool-offs in which a provider's calls are counted.")
+@click.option("--down", default=15.0, show_default=True, help="Seconds a vendor is down; it is watched a third before.")
 @click.option("--server", help="A PostgreSQL server's DSN; databases are made and dropped in it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def bench(
@@ -113,6 +114,7 @@ def bench(
     multitude: int,
     seconds: float,
     cool_offs: int,
+    down: float,
     server: str | None,
     as_json: bool,
 ) -> int:
@@ -133,7 +135,7 @@ def bench(
             "backlog": lambda: _backlog(server_dsn, multitude, 3 * sends),
             "rates": lambda: _rates(server_dsn, seconds),
             "prober": lambda: _prober(server_dsn, cool_offs),
-            "failover": lambda: _failover(server_dsn),
+            "failover": lambda: _failover(server_dsn, down),
         }
         for part in only or PARTS:
             with console.status(f"measuring {part} ..."):
@@ -250,17 +252,18 @@ def _bulkhead(server_dsn: str, sends: int) -> dict[str, Any]:
     measured = _in_database(server_dsn, lambda dsn: bulkhead.measure(dsn, sends=sends))
     phases = {"quiet": measured.quiet, "busy": measured.busy, "ill": measured.ill, "unbroken": measured.unbroken}
     ratios = {
-        f"{name}_{cut}_ratio": getattr(phase, f"{cut}_ms") / getattr(measured.quiet, f"{cut}_ms")
-        for name, phase in phases.items()
-        if name != "quiet"
+        f"{name}_{cut}_of_{other}": getattr(phases[name], f"{cut}_ms") / getattr(phases[other], f"{cut}_ms")
+        for other in ("quiet", "busy")
+        for name in ("ill", "unbroken")
         for cut in ("p50", "p99")
     }
     return {
-        **{f"{name}_{key}": value for name, phase in phases.items() for key, value in asdict(phase).items()},
+        "sends": measured.quiet.sends,
+        **{f"{name}_{cut}": getattr(phase, cut) for name, phase in phases.items() for cut in ("p50_ms", "p99_ms")},
         **ratios,
         "hung_calls": measured.hung,
         "failed_calls": measured.failed,
-        "met": max(ratios["ill_p50_ratio"], ratios["ill_p99_ratio"]) <= FLAT,
+        "met": max(ratios["ill_p50_of_quiet"], ratios["ill_p99_of_quiet"]) <= FLAT,
     }
 
 
@@ -325,12 +328,12 @@ def _prober(server_dsn: str, cool_offs: int) -> dict[str, Any]:
     }
 
 
-def _failover(server_dsn: str) -> dict[str, Any]:
+def _failover(server_dsn: str, down: float) -> dict[str, Any]:
     def measured(mood: vendor.Mood) -> failover.FailedOver:
         return _in_database(
             server_dsn,
             lambda dsn: failover.measure(
-                dsn, mood, per_second=LOAD_PER_SECOND, steady_seconds=STEADY_SECONDS, down_seconds=DOWN_SECONDS
+                dsn, mood, per_second=LOAD_PER_SECOND, steady_seconds=down / 3, down_seconds=down
             ),
         )
 
@@ -338,7 +341,7 @@ def _failover(server_dsn: str) -> dict[str, Any]:
     return {
         **failover.BREAKERS,
         "load_per_second": LOAD_PER_SECOND,
-        "down_seconds": DOWN_SECONDS,
+        "down_seconds": down,
         **{f"dead_{name}": value for name, value in asdict(dead).items()},
         "dead_p99_ratio": dead.down_p99_ms / dead.steady_p99_ms,
         **{f"failing_{name}": value for name, value in asdict(failing).items()},

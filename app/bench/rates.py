@@ -68,7 +68,7 @@ async def measure(dsns: Sequence[str], *, rate: float, seconds: float) -> Rates:
         rate,
         seconds,
         len(shared),
-        tuple(_fullest(shared, length, rate) for length in WINDOWS if length <= seconds),
+        tuple(fullest(shared, length, rate) for length in WINDOWS if length <= seconds),
         len(apart) / (rate * apart_seconds),
     )
 
@@ -102,7 +102,8 @@ async def _fill(dsn: str, count: int) -> None:
         await stage.accept(db, tenant_id, count=count, klass="transactional")
 
 
-def _fullest(times: Sequence[float], seconds: float, rate: float) -> Window:
+def fullest(times: Sequence[float], seconds: float, rate: float) -> Window:
+    """Of all stretches of so many seconds the one with most calls. times: in order."""
     most, first = 0, 0
     for last, at in enumerate(times):
         while at - times[first] >= seconds:

@@ -12,6 +12,7 @@ provider of the lane's route may be asked at once (R-164); after an unknown outc
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections import Counter, defaultdict
@@ -27,7 +28,7 @@ from app.crash import Step, crash_point
 from app.db import Connection, Database
 from app.domain.backoff import Decision, RetryPolicy, decide
 from app.domain.models import Channel, Evidence, EvidenceKind, NotificationClass, Outcome, OutcomeKind
-from app.domain.routing import assign
+from app.domain.routing import NEGLIGIBLE, assign, weights
 from app.errors import NotDurable, TemplateRenderError, Unavailable
 from app.flows import targets
 from app.flows.compose import data_only
@@ -57,6 +58,8 @@ DETAIL_CHARS_MAX = 500
 # What is locked to see whether it expired while no provider takes calls: the front of the queue, because looking
 # through a whole backlog at each poll would cost more the longer the outage.
 LOOK_AT_MAX = 50
+CROWDED_SECONDS = 0.25  # when all that is due goes to providers that have no room
+SLOTS_LOOK_SECONDS = 0.05  # between two looks whether slots of a provider with a rate have come free
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,8 @@ class Dispatcher:
             for choice in lane.choices
         }
         self._states: list[ProviderState] = []
+        self._states_at = 0.0
+        self._waits_for_others = False
         self._templates: dict[tuple[int, str, int], TemplateSource] = {}
         self._freed = asyncio.Event()
         self._finished: list[Finished] = []
@@ -156,6 +161,8 @@ class Dispatcher:
         sooner."""
         poll = self._sizes.poll_seconds
         now = datetime.now(UTC)
+        if self._waits_for_others:
+            return min(poll, CROWDED_SECONDS)
         if self._states and not self._usable(self._states):
             back = [state.ready_at for state in self._states if state.ready_at is not None and not state.shed]
             if not back:
@@ -181,12 +188,9 @@ class Dispatcher:
 
     async def _claim_and_start(self) -> int:
         """Claims as much as there is room for and starts its calls. Answers how many rows were taken up."""
-        await self._room()
+        limit = await self._room()
         self.woken.clear()
-        limit = min(sum(line.free() for line in self._lines.values()), self._sizes.claim_max)
-        if self._states and not self._usable(self._states):
-            limit = min(limit, LOOK_AT_MAX)
-        if self._stopping or limit == 0:
+        if self._stopping:
             return 0
         began = time.monotonic()
         async with self._db.transaction(durable=True) as conn:
@@ -199,6 +203,9 @@ class Dispatcher:
                 limit=limit,
                 retry_share=self._sizes.retry_share,
             )
+            self._states_at = time.monotonic()
+            for state in self._states:
+                self._lines[state.provider].saw(state)
             self._control.saw(self._states)
             put_off: set[UUID] = set()
             if due and self.lane.channel in targets.ENDPOINT_CHANNELS:
@@ -206,6 +213,7 @@ class Dispatcher:
                 due = [d for d in due if d.id not in put_off]
             probe = await self._take_probe(conn, due)
             chosen = self._choose(due, probe)
+            self._waits_for_others = bool(due) and not chosen and bool(self._usable(self._states))
             claimed = await self._open_attempts(conn, chosen)
             found = await targets.load(conn, self.lane.channel, claimed)
             if claimed:
@@ -255,11 +263,38 @@ class Dispatcher:
     def _usable(states: Sequence[ProviderState]) -> list[ProviderState]:
         return [state for state in states if state.ready and not state.shed]
 
-    async def _room(self) -> None:
-        """Waits until a fair part of a line's hands is free: a claim of one row costs as much as one of a hundred."""
-        while not self._stopping and not any(line.free() >= max(1, line.hands() // 4) for line in self._lines.values()):
-            self._freed.clear()
-            await self._freed.wait()
+    async def _room(self) -> int:
+        """How many deliveries to claim. Waits until a fair part of somebody's hands is free: a claim of one row costs
+        as much as one of a hundred. Whoever waits so for a whole poll looks at the front of the queue all the same:
+        things may have changed, and what expires must not wait for a provider."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._sizes.poll_seconds):
+                while not self._stopping:
+                    lines = self._serving()
+                    if not lines:
+                        break
+                    room = {provider: line.room(self._since_states()) for provider, line in lines.items()}
+                    if any(room[provider] >= max(1, line.hands() // 4) for provider, line in lines.items()):
+                        return min(sum(room.values()), self._sizes.claim_max)
+                    self._freed.clear()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(SLOTS_LOOK_SECONDS if self._has_rates() else None):
+                            await self._freed.wait()
+        return min(LOOK_AT_MAX, self._sizes.claim_max)
+
+    def _serving(self) -> dict[str, Line]:
+        """The lines that new deliveries go to, as things stood at the last claim; all, before the first."""
+        usable = self._usable(self._states)
+        if not self._states or len(self._lines) == len(usable) == 1:
+            return self._lines
+        offers = [self._lines[state.provider].offer(state) for state in usable]
+        return {provider: self._lines[provider] for provider, part in weights(offers).items() if part > NEGLIGIBLE}
+
+    def _has_rates(self) -> bool:
+        return any(state.rate is not None for state in self._states)
+
+    def _since_states(self) -> float:
+        return time.monotonic() - self._states_at
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

@@ -115,6 +115,7 @@ class Line:
         self._slots_ahead = SLOTS_AHEAD_SECONDS * (sizes.concurrency / settings.worker.concurrency)
         self._call_seconds = CALL_SECONDS_FIRST
         self._in_hand = 0
+        self._state: ProviderState | None = None
         self._ready: deque[Job] = deque()
         self._senders = 0
         self._stopping = False
@@ -130,26 +131,36 @@ class Line:
 
     # Room ---------------------------------------------------------------------------------------------------------
 
+    def saw(self, state: ProviderState) -> None:
+        """What a claim read of this provider."""
+        self._state = state
+
     def offer(self, state: ProviderState) -> Offer:
         """What this provider takes just now."""
-        return Offer(self.account, self.choice.order, self.choice.weight, state.share, self._room(state))
+        self._state = state
+        return Offer(self.account, self.choice.order, self.choice.weight, state.share, self.room())
 
-    def free(self) -> int:
-        return max(0, self.hands() - self._in_hand)
+    def room(self, age_seconds: float = 0.0) -> int:
+        """How many deliveries can be claimed for it. age_seconds: how long ago its state was read."""
+        return min(max(0, self.hands() - self._in_hand), self._slots_free(age_seconds))
 
-    def hands(self, share: float = 1.0) -> int:
+    def hands(self) -> int:
         """How many deliveries to hold: enough to keep every line busy while the next claim is made, but no more than
-        can be called within half the gate at the pace the provider keeps."""
-        at_once = max(1, int(self._concurrency * share))
+        can be called within half the gate at the pace the provider keeps, nor than it has slots for."""
+        state = self._state
+        part = state.share if state is not None and state.recovering else 1.0
+        at_once = max(1, int(self._concurrency * part))
         paced = int(at_once * self._settings.times.gate_seconds / 2 / self._call_seconds)
-        return max(at_once, min(int(self._in_hand_max * share), paced))
+        hands = max(at_once, min(int(self._in_hand_max * part), paced))
+        return hands if state is None or state.rate is None else min(hands, max(1, int(state.rate * self._slots_ahead)))
 
-    def _room(self, state: ProviderState) -> int:
-        room = max(0, self.hands(state.share if state.recovering else 1.0) - self._in_hand)
-        if state.rate is None:
-            return room
-        ahead = self._slots_ahead - state.backlog_seconds
-        return min(room, max(int(state.rate * ahead), 1)) if ahead > 0 else 0
+    def _slots_free(self, age_seconds: float) -> int:
+        """How many slots of its rate are not given away yet, as far ahead as this lane may lease them."""
+        state = self._state
+        if state is None or state.rate is None:
+            return self._in_hand_max
+        ahead = self._slots_ahead - max(0.0, state.backlog_seconds - age_seconds)
+        return max(1, int(state.rate * ahead)) if ahead > 0 else 0
 
     # Send ---------------------------------------------------------------------------------------------------------
 

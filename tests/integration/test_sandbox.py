@@ -897,7 +897,7 @@ def faulty(sandbox) -> Iterator[SandboxProcess]:
     sandbox.set_fault("ok")
 
 
-@pytest.mark.parametrize(("mode", "status"), [("error", 503), ("rate_limit", 429)])
+@pytest.mark.parametrize(("mode", "status"), [("error", 503), ("rate_limit", 429), ("unauthorized", 401)])
 def test_a_refusing_fault_answers_and_accepts_nothing(faulty, mode, status):
     faulty.set_fault(mode)
     to = address("ann")

@@ -337,7 +337,7 @@ async def test_apns_may_say_nothing_and_leaves_other_streams_alone(sandbox, gate
 
 async def test_faults_of_apns_meet_it_alone(sandbox, apns_port):
     try:
-        for mode, status in (("error", 503), ("rate_limit", 429), ("accept_then_error", 500)):
+        for mode, status in (("error", 503), ("rate_limit", 429), ("unauthorized", 403), ("accept_then_error", 500)):
             sandbox.set_fault(mode, provider="apns")
             async with Gateway(sandbox, apns_port) as gateway:
                 assert (await gateway.answered(gateway.send(apns_token())))[0] == status

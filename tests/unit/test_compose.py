@@ -43,7 +43,7 @@ def test_landed_understands_its_environment(services, role, monkeypatch):
     for name, value in services[role]["environment"].items():
         monkeypatch.setenv(name, value)
     settings = Settings()
-    assert settings.routes["email"] == ("mailgun",)
+    assert settings.accounts("email") == ("mailgun",)
     sandbox = services["sandbox"]["environment"]
     account = settings.providers["mailgun"]
     assert account["domain"] == sandbox["LANDED_SANDBOX_DOMAIN"]
