@@ -45,8 +45,7 @@ async def measure(dsn: str, *, workers: int, cool_offs: int, cool_off_seconds: f
             {"email": ["mailgun"]},
             breakers={"cool_off_seconds": cool_off_seconds, "cool_off_max_seconds": cool_off_seconds},
         )
-        for _ in range(workers):
-            await stack.enter_async_context(stage.running("jobs.worker", env=env))
+        await stack.enter_async_context(stage.workers(*[env] * workers))
         await stage.until_manned(db, workers)
         async with db.transaction() as conn:
             await conn.execute(

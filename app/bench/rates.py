@@ -81,9 +81,8 @@ async def _calls(dsns: Sequence[str], *, rate: float, seconds: float) -> list[fl
         for dsn in databases:
             await _fill(dsn, int(2 * rate * (seconds + stage.STANDSTILL_SECONDS) / len(databases)))
         accounts = {"mailgun": stage.mailgun_account(vendor.port, rate_per_second=rate)}
-        for dsn in dsns:
-            env = stage.configuration(dsn, accounts, {"email": ["mailgun"]})
-            await stack.enter_async_context(stage.running("jobs.worker", env=env))
+        environments = [stage.configuration(dsn, accounts, {"email": ["mailgun"]}) for dsn in dsns]
+        await stack.enter_async_context(stage.workers(*environments))
         for dsn in databases:
             async with Database(dsn, name="landed bench") as db:
                 await stage.until_manned(db, dsns.count(dsn))

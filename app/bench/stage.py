@@ -189,6 +189,23 @@ async def running(*command: str, env: Mapping[str, str] | None = None, port: int
         await process.wait()
 
 
+@contextlib.asynccontextmanager
+async def workers(*environments: Mapping[str, str]) -> AsyncIterator[None]:
+    """A worker in each environment until the block ends; they stop at the same time, as each takes its own."""
+    over = asyncio.Event()
+
+    async def work(env: Mapping[str, str]) -> None:
+        async with running("jobs.worker", env=env):
+            await over.wait()
+
+    working = [asyncio.create_task(work(env)) for env in environments]
+    try:
+        yield
+    finally:
+        over.set()
+        await asyncio.gather(*working)
+
+
 async def _listening(port: int, process: asyncio.subprocess.Process) -> None:
     async with asyncio.timeout(60):
         while process.returncode is None:

@@ -401,10 +401,16 @@ def mail_settings(url: str, **changes: Any) -> Settings:
     return Settings(providers={"mailgun": account}, routes={"email": ("mailgun",)}, **changes)
 
 
-def make_dispatcher(db: Database, settings: Settings, transport: Transport, renderer: RenderPool) -> Dispatcher:
+def make_dispatcher(
+    db: Database,
+    settings: Settings,
+    transport: Transport,
+    renderer: RenderPool,
+    klass: NotificationClass = NotificationClass.TRANSACTIONAL,
+) -> Dispatcher:
     worker_id, providers = uuid4(), ProviderSet(settings.providers)
     return Dispatcher(
-        Lane(LANE, "email", NotificationClass.TRANSACTIONAL, settings.routes["email"]),
+        Lane(f"email.{klass}.default", "email", klass, settings.routes["email"]),
         db=db,
         providers=providers,
         transports={choice.provider: transport for choice in settings.routes["email"]},
@@ -418,13 +424,15 @@ def make_dispatcher(db: Database, settings: Settings, transport: Transport, rend
 
 
 @contextlib.asynccontextmanager
-async def working(dsn: str, settings: Settings) -> AsyncIterator[tuple[Dispatcher, asyncio.Task[None]]]:
+async def working(
+    dsn: str, settings: Settings, klass: NotificationClass = NotificationClass.TRANSACTIONAL
+) -> AsyncIterator[tuple[Dispatcher, asyncio.Task[None]]]:
     """A lane at work; stopped, and waited for, at the end."""
     renderer = RenderPool()
     await renderer.start()
     try:
         async with Database(dsn, name="landed tests") as db, Transport() as transport:
-            dispatcher = make_dispatcher(db, settings, transport, renderer)
+            dispatcher = make_dispatcher(db, settings, transport, renderer, klass)
             running = asyncio.create_task(dispatcher.run())
             try:
                 yield dispatcher, running
@@ -513,6 +521,41 @@ async def test_unauthorized_pauses_the_provider_and_burns_nothing(dsn, seed, san
     assert (after["state"], after["reason"], after["failures"]) == ("queued", "unauthorized", 0)
     assert shown == {"status": "open", "reason": "unauthorized", "ready": False}
     assert (await delivery_row(seed, later))["attempt_no"] == 0
+
+
+async def test_a_campaign_waits_while_urgent_work_is_late_and_what_expires_still_ends(dsn, seed, sandbox):
+    await seed.execute("UPDATE store.load_shedding SET active = true")
+    tenant = await make_tenant(seed)
+    given = {"tenant_id": tenant.id, "lane": "email.promotional.default", "class": "promotional"}
+    waiting = await make_delivery(seed, sender="Shop <shop@example.com>", **given)
+    over = await make_delivery(seed, expires_at=datetime.now(UTC) - timedelta(seconds=1), **given)
+    urgent = await make_delivery(seed, tenant_id=tenant.id, sender="Shop <shop@example.com>")
+    settings = mail_settings(sandbox.url)
+    async with working(dsn, settings, NotificationClass.PROMOTIONAL), working(dsn, settings):
+        await ended(seed, over, "expired")
+        await ended(seed, urgent, "sent")
+        assert (await delivery_row(seed, waiting))["attempt_no"] == 0
+        await seed.execute("UPDATE store.load_shedding SET active = false")
+        assert (await ended(seed, waiting, "sent"))["failures"] == 0
+
+
+async def test_calls_keep_to_the_rate_of_their_provider(dsn, seed, sandbox):
+    rate, deliveries = 20, 50
+    tenant = await make_tenant(seed)
+    await control.publish(seed, [], [control.PublishedProvider("mailgun", "email", rate, True)])
+    for _ in range(deliveries):
+        await make_delivery(seed, tenant_id=tenant.id, sender="Shop <shop@example.com>")
+
+    async def all_sent() -> bool:
+        [count] = await rows(seed, "SELECT count(*) FROM store.deliveries WHERE state = 'sent'")
+        return count["count"] == deliveries
+
+    async with working(dsn, mail_settings(sandbox.url)), working(dsn, mail_settings(sandbox.url)):
+        await until(all_sent)
+    began = [one["opened_at"] for one in await rows(seed, "SELECT opened_at FROM store.attempts ORDER BY opened_at")]
+    ended_at = await row(seed, "SELECT max(closed_at) AS last FROM store.attempts")
+    # All of them took the slots they needed; a slow machine takes longer.
+    assert (ended_at["last"] - began[0]).total_seconds() >= (deliveries - 1) / rate - 0.5
 
 
 async def test_a_connection_refused_is_retried_and_certainly_not_sent(dsn, seed):
