@@ -96,6 +96,20 @@ CREATE TYPE procrastinate.procrastinate_job_to_defer_v1 AS (
 	scheduled_at timestamp with time zone
 );
 
+--
+-- Name: _actor(); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._actor() RETURNS text
+    LANGUAGE sql STABLE
+    RETURN CASE WHEN pg_has_role(SESSION_USER, 'landed_service'::name, 'MEMBER'::text) THEN COALESCE(NULLIF(current_setting('landed.actor'::text, true), ''::text), (SESSION_USER)::text) ELSE (SESSION_USER)::text END;
+
+--
+-- Name: FUNCTION _actor(); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._actor() IS 'Who acts: the session''s user, or for whom the service says it does';
+
 SET default_tablespace = '';
 
 SET default_table_access_method = heap;
@@ -123,11 +137,7 @@ CREATE FUNCTION landed._audit(action text, tenant_id integer, target text, reaso
     LANGUAGE sql
     BEGIN ATOMIC
  INSERT INTO store.audit_log (actor, action, tenant_id, target, reason, data)
-   VALUES (
-         CASE
-             WHEN pg_has_role(SESSION_USER, 'landed_service'::name, 'MEMBER'::text) THEN COALESCE(NULLIF(current_setting('landed.actor'::text, true), ''::text), (SESSION_USER)::text)
-             ELSE (SESSION_USER)::text
-         END, _audit.action, _audit.tenant_id, _audit.target, _audit.reason, _audit.data);
+   VALUES (landed._actor(), _audit.action, _audit.tenant_id, _audit.target, _audit.reason, _audit.data);
 END;
 
 --
@@ -272,6 +282,34 @@ $_$;
 COMMENT ON FUNCTION landed._check_address(channel text, address text) IS 'Raises unless the address could be one of this channel';
 
 --
+-- Name: _check_capability(text, text, boolean); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._check_capability(channel text, country text, provable boolean) RETURNS void
+    LANGUAGE plpgsql IMMUTABLE
+    AS $_$
+BEGIN
+    IF channel IS NULL OR channel NOT IN ('email', 'push', 'sms', 'in_app', 'webhook', 'chat') THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'channel', format('there is no channel %L', channel),
+                               'A provider proves on one channel what it does not on another.',
+                               'Channels are email, push, sms, in_app, webhook, chat.');
+    ELSIF country IS NULL OR country !~ '^([A-Z]{2}|\*)$' OR (country <> '*' AND channel <> 'sms') THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'country', 'is not the country of a phone number',
+                               format('It is %L, on channel %s.', country, channel),
+                               'Give two capitals (ISO 3166-1) on channel sms, like GB, or * for all others.');
+    ELSIF provable IS NULL THEN
+        PERFORM landed._refuse('invalid_parameter_value', 'provable', 'is required', 'It was NULL.', 'Give true or false.');
+    END IF;
+END
+$_$;
+
+--
+-- Name: FUNCTION _check_capability(channel text, country text, provable boolean); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._check_capability(channel text, country text, provable boolean) IS 'Raises unless deliveries on the channel have such a country';
+
+--
 -- Name: _check_line(text, text, integer); Type: FUNCTION; Schema: landed; Owner: -
 --
 
@@ -297,6 +335,35 @@ $$;
 --
 
 COMMENT ON FUNCTION landed._check_line(field text, value text, length_max integer) IS 'Raises unless the value is there, in bounds, and one line';
+
+--
+-- Name: _check_provider(text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._check_provider(provider text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    AS $$
+DECLARE
+    known text[] := ARRAY(SELECT l.account ->> 'provider'
+                          FROM (SELECT jsonb_array_elements(q.providers) AS account FROM store.lanes q) AS l
+                          UNION
+                          SELECT p.provider FROM store.provider_states p
+                          ORDER BY 1);
+BEGIN
+    IF provider IS NULL OR NOT provider = ANY (known) THEN
+        PERFORM landed._refuse('no_data_found', 'provider', 'there is no such provider account',
+                               format('Asked for %L.', provider),
+                               coalesce('There are ' || nullif(array_to_string(known, ', '), '') || '.',
+                                        'There is none yet: workers publish those of their configuration when they start.'));
+    END IF;
+END
+$$;
+
+--
+-- Name: FUNCTION _check_provider(provider text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._check_provider(provider text) IS 'Raises unless a lane has the provider account, or something was ever known about it';
 
 --
 -- Name: _check_replay(text, integer, boolean, text, timestamp with time zone); Type: FUNCTION; Schema: landed; Owner: -
@@ -659,6 +726,8 @@ CREATE TABLE store.deliveries (
     unsubscribed_at timestamp with time zone,
     ended_at timestamp with time zone,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    country text,
+    tried text[],
     CONSTRAINT deliveries_ambiguous_attempted CHECK (((state <> ALL (ARRAY['sending'::text, 'sent'::text, 'ambiguous'::text])) OR (attempt_no > 0))),
     CONSTRAINT deliveries_check CHECK ((shard = store.shard_of(id))),
     CONSTRAINT deliveries_end_named CHECK ((((state = ANY (ARRAY['queued'::text, 'sending'::text, 'sent'::text, 'ambiguous'::text])) = (ended_at IS NULL)) AND ((ended_at IS NULL) OR (reason IS NOT NULL)))),
@@ -686,6 +755,18 @@ COMMENT ON COLUMN store.deliveries.due_at IS 'When something must next be done t
 --
 
 COMMENT ON COLUMN store.deliveries.failures IS 'Retry budget spent; rate limits, outages of ours and releases cost nothing (R-092)';
+
+--
+-- Name: COLUMN deliveries.country; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.deliveries.country IS 'ISO 3166-1 of a phone number, where its numbering plan tells; NULL for every other address';
+
+--
+-- Name: COLUMN deliveries.tried; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.deliveries.tried IS 'The providers that refused it since it last waited: the others of its route are asked first (R-164)';
 
 --
 -- Name: endpoints; Type: TABLE; Schema: store; Owner: -
@@ -1117,10 +1198,11 @@ BEGIN
         again := store.new_child_id(d.notification_id);
         INSERT INTO store.deliveries
             (shard, id, notification_id, tenant_id, recipient_id, category, class, channel, lane, address, sender,
-             reply_to, template_id, template_version, state, reason, due_at, replay_of, expires_at)
+             reply_to, template_id, template_version, state, reason, due_at, replay_of, expires_at, country)
         VALUES
             (d.shard, again, d.notification_id, d.tenant_id, d.recipient_id, d.category, d.class, d.channel, d.lane,
-             d.address, d.sender, d.reply_to, d.template_id, d.template_version, 'queued', 'replay', now(), d.id, until);
+             d.address, d.sender, d.reply_to, d.template_id, d.template_version, 'queued', 'replay', now(), d.id, until,
+             d.country);
     END IF;
     facts := jsonb_build_object('reason', _replay_one.reason, 'was', d.state, 'forced', verdict = 'would_send_again',
                                 'replayed_as', again, 'expires_at', until);
@@ -1329,6 +1411,45 @@ END;
 COMMENT ON FUNCTION landed._tell(shard smallint, tenant_id integer, notification_id uuid, delivery_id uuid, kind text, data jsonb) IS 'Appends what an operator did to the story of a notification';
 
 --
+-- Name: control_events; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.control_events (
+    id bigint NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    subject text NOT NULL,
+    name text NOT NULL,
+    event text NOT NULL,
+    detail text DEFAULT ''::text NOT NULL,
+    data jsonb DEFAULT '{}'::jsonb NOT NULL,
+    CONSTRAINT control_events_event_check CHECK ((event = ANY (ARRAY['opened'::text, 'probe_failed'::text, 'closed'::text, 'limited'::text, 'share_lowered'::text, 'share_raised'::text, 'drained'::text, 'restored'::text, 'shedding_began'::text, 'shedding_ended'::text]))),
+    CONSTRAINT control_events_subject_check CHECK ((subject = ANY (ARRAY['provider'::text, 'load'::text])))
+);
+
+--
+-- Name: TABLE control_events; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON TABLE store.control_events IS 'Every step that breakers, shares, limits, load shedding and people took';
+
+--
+-- Name: _tell_provider(text, text, text, jsonb); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._tell_provider(event text, provider text, detail text, data jsonb) RETURNS void
+    LANGUAGE sql
+    BEGIN ATOMIC
+ INSERT INTO store.control_events (subject, name, event, detail, data)
+   VALUES ('provider'::text, _tell_provider.provider, _tell_provider.event, _tell_provider.detail, (_tell_provider.data || jsonb_build_object('actor', landed._actor())));
+END;
+
+--
+-- Name: FUNCTION _tell_provider(event text, provider text, detail text, data jsonb); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._tell_provider(event text, provider text, detail text, data jsonb) IS 'Appends what an operator did to the log of a provider''s steps';
+
+--
 -- Name: _template_to_send(integer, text, integer, text[]); Type: FUNCTION; Schema: landed; Owner: -
 --
 
@@ -1511,24 +1632,24 @@ END;
 COMMENT ON FUNCTION landed._validity(tenant_id integer, category text) IS 'How long a notification of this category is worth sending once it is due';
 
 --
--- Name: provider_states; Type: TABLE; Schema: store; Owner: -
+-- Name: _why_lane(text); Type: FUNCTION; Schema: landed; Owner: -
 --
 
-CREATE TABLE store.provider_states (
-    provider text NOT NULL,
-    status text NOT NULL,
-    detail text DEFAULT ''::text NOT NULL,
-    paused_until timestamp with time zone,
-    since timestamp with time zone DEFAULT now() NOT NULL,
-    hits bigint DEFAULT 0 NOT NULL,
-    CONSTRAINT provider_states_status_check CHECK ((status = ANY (ARRAY['ok'::text, 'rate_limited'::text, 'unauthorized'::text])))
-);
+CREATE FUNCTION landed._why_lane(lane text) RETURNS text
+    LANGUAGE plpgsql STABLE
+    AS $$
+BEGIN
+    RETURN (SELECT format('its lane waits: %s', l.detail)
+            FROM reporting.lanes l
+            WHERE l.lane = _why_lane.lane AND l.waiting_for IS NOT NULL);
+END
+$$;
 
 --
--- Name: COLUMN provider_states.paused_until; Type: COMMENT; Schema: store; Owner: -
+-- Name: FUNCTION _why_lane(lane text); Type: COMMENT; Schema: landed; Owner: -
 --
 
-COMMENT ON COLUMN store.provider_states.paused_until IS 'No claim goes to this provider before; set by Retry-After and by refused credentials';
+COMMENT ON FUNCTION landed._why_lane(lane text) IS 'What keeps waiting all that is due in a lane, in words; NULL when nothing does';
 
 --
 -- Name: _why_delivery(store.deliveries); Type: FUNCTION; Schema: landed; Owner: -
@@ -1536,7 +1657,7 @@ COMMENT ON COLUMN store.provider_states.paused_until IS 'No claim goes to this p
 
 CREATE FUNCTION landed._why_delivery(d store.deliveries) RETURNS text
     LANGUAGE sql STABLE
-    RETURN CASE (d).state WHEN 'queued'::text THEN concat_ws('; '::text, CASE (d).reason WHEN 'retry'::text THEN format('waits for its retry after failure %s'::text, (d).failures) WHEN 'rate_limited'::text THEN 'waits because the provider said to slow down'::text WHEN 'unauthorized'::text THEN 'waits because the provider refused our account'::text WHEN 'held'::text THEN 'held by an operator; landed.release lets it go'::text WHEN 'replay'::text THEN 'replayed by an operator, waits for a worker'::text WHEN 'scheduled'::text THEN 'scheduled for later'::text WHEN 'endpoint_failing'::text THEN 'put off, because its endpoint fails just now; at no cost to its retries'::text WHEN 'released'::text THEN 'given back by a worker before it was called, waits for the next'::text ELSE 'waits for its first attempt'::text END, (CASE WHEN ((d).due_at <= now()) THEN 'due since '::text ELSE 'due at '::text END || (d).due_at), (SELECT format('provider %s is paused until %s (%s)'::text, p.provider, p.paused_until, p.status) AS format FROM store.provider_states p WHERE ((p.provider = (_why_delivery.d).provider) AND (p.paused_until > now()))), ('expires at '::text || (d).expires_at)) WHEN 'sending'::text THEN format('attempt %s is with %s; if its worker is lost, that is noticed at %s'::text, (d).attempt_no, (d).provider, (d).due_at) WHEN 'sent'::text THEN format('%s accepted it at %s; waits for evidence of delivery, next asked at %s'::text, (d).provider, (d).sent_at, (d).due_at) WHEN 'ambiguous'::text THEN format('attempt %s may or may not have been accepted; %s is asked at %s, nothing is resent before'::text, (d).attempt_no, (d).provider, (d).due_at) WHEN 'delivered'::text THEN format('delivered at %s, as %s says'::text, (d).delivered_at, (d).provider) WHEN 'bounced'::text THEN format('bounced at %s (%s)'::text, COALESCE((d).bounced_at, (d).ended_at), (d).reason) WHEN 'failed'::text THEN format('failed at %s (%s)'::text, (d).ended_at, (d).reason) WHEN 'unconfirmed'::text THEN CASE (d).reason WHEN 'ambiguous_unresolved'::text THEN 'it may have been sent and nothing could tell; late evidence still counts'::text WHEN 'not_acknowledged'::text THEN 'it was accepted, nobody there can be asked, and the receiving side never said that it came; late evidence still counts'::text ELSE 'it was accepted, and nothing ever proved what became of it; late evidence still counts'::text END WHEN 'suppressed'::text THEN format('not sent: its address must not be sent to (%s)'::text, (d).reason) WHEN 'cancelled'::text THEN format('cancelled at %s'::text, (d).ended_at) WHEN 'expired'::text THEN format('not sent in time: it expired at %s'::text, (d).expires_at) WHEN 'dead'::text THEN format('given up at %s after %s attempts (%s): %s; landed.replay starts it over'::text, (d).ended_at, (d).attempt_no, (d).reason, COALESCE((SELECT a.detail FROM store.attempts a WHERE ((a.shard = (_why_delivery.d).shard) AND (a.delivery_id = (_why_delivery.d).id) AND (a.no = (_why_delivery.d).attempt_no))), 'no detail'::text)) ELSE NULL::text END;
+    RETURN CASE (d).state WHEN 'queued'::text THEN concat_ws('; '::text, CASE (d).reason WHEN 'retry'::text THEN format('waits for its retry after failure %s'::text, (d).failures) WHEN 'failover'::text THEN format('%s refused it; goes to another provider of its route at once'::text, (d).provider) WHEN 'probe_failed'::text THEN format('was sent to see whether %s is back, which it is not; at no cost to its retries'::text, (d).provider) WHEN 'rate_limited'::text THEN 'waits because the provider said to slow down'::text WHEN 'unauthorized'::text THEN 'waits because the provider refused our account'::text WHEN 'held'::text THEN 'held by an operator; landed.release lets it go'::text WHEN 'replay'::text THEN 'replayed by an operator, waits for a worker'::text WHEN 'scheduled'::text THEN 'scheduled for later'::text WHEN 'endpoint_failing'::text THEN 'put off, because its endpoint fails just now; at no cost to its retries'::text WHEN 'released'::text THEN 'given back by a worker before it was called, waits for the next'::text ELSE 'waits for its first attempt'::text END, (CASE WHEN ((d).due_at <= now()) THEN 'due since '::text ELSE 'due at '::text END || (d).due_at), CASE WHEN ((d).due_at <= now()) THEN landed._why_lane((d).lane) ELSE NULL::text END, ('expires at '::text || (d).expires_at)) WHEN 'sending'::text THEN format('attempt %s is with %s; if its worker is lost, that is noticed at %s'::text, (d).attempt_no, (d).provider, (d).due_at) WHEN 'sent'::text THEN format('%s accepted it at %s; waits for evidence of delivery, next asked at %s'::text, (d).provider, (d).sent_at, (d).due_at) WHEN 'ambiguous'::text THEN format('attempt %s may or may not have been accepted; %s is asked at %s, nothing is resent before'::text, (d).attempt_no, (d).provider, (d).due_at) WHEN 'delivered'::text THEN format('delivered at %s, as %s says'::text, (d).delivered_at, (d).provider) WHEN 'bounced'::text THEN format('bounced at %s (%s)'::text, COALESCE((d).bounced_at, (d).ended_at), (d).reason) WHEN 'failed'::text THEN format('failed at %s (%s)'::text, (d).ended_at, (d).reason) WHEN 'unconfirmed'::text THEN CASE (d).reason WHEN 'ambiguous_unresolved'::text THEN 'it may have been sent and nothing could tell; late evidence still counts'::text WHEN 'not_acknowledged'::text THEN 'it was accepted, nobody there can be asked, and the receiving side never said that it came; late evidence still counts'::text ELSE 'it was accepted, and nothing ever proved what became of it; late evidence still counts'::text END WHEN 'suppressed'::text THEN format('not sent: its address must not be sent to (%s)'::text, (d).reason) WHEN 'cancelled'::text THEN format('cancelled at %s'::text, (d).ended_at) WHEN 'expired'::text THEN format('not sent in time: it expired at %s'::text, (d).expires_at) WHEN 'dead'::text THEN format('given up at %s after %s attempts (%s): %s; landed.replay starts it over'::text, (d).ended_at, (d).attempt_no, (d).reason, COALESCE((SELECT a.detail FROM store.attempts a WHERE ((a.shard = (_why_delivery.d).shard) AND (a.delivery_id = (_why_delivery.d).id) AND (a.no = (_why_delivery.d).attempt_no))), 'no detail'::text)) ELSE NULL::text END;
 
 --
 -- Name: FUNCTION _why_delivery(d store.deliveries); Type: COMMENT; Schema: landed; Owner: -
@@ -1712,6 +1833,37 @@ $$;
 COMMENT ON FUNCTION landed.cancel(notification_id uuid, reason text, tenant text) IS 'Cancels what has not been sent of a notification; one row per delivery says whether, and if not, why not';
 
 --
+-- Name: drain_provider(text, text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed.drain_provider(provider text, reason text) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    PERFORM landed._need_reason(drain_provider.reason);
+    PERFORM landed._check_provider(drain_provider.provider);
+    INSERT INTO store.provider_states AS p (provider, drained_at, drained_by, drain_reason)
+    VALUES (drain_provider.provider, now(), landed._actor(), drain_provider.reason)
+    ON CONFLICT ON CONSTRAINT provider_states_pkey DO UPDATE
+    SET drained_at = excluded.drained_at, drained_by = excluded.drained_by, drain_reason = excluded.drain_reason
+    WHERE p.drained_at IS NULL;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM landed._tell_provider('drained', drain_provider.provider, drain_provider.reason, '{}');
+    PERFORM landed._audit('drain_provider', NULL, 'provider ' || drain_provider.provider, drain_provider.reason, '{}');
+    RETURN true;
+END
+$$;
+
+--
+-- Name: FUNCTION drain_provider(provider text, reason text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed.drain_provider(provider text, reason text) IS 'Takes a provider account out: no new calls, and what is under way ends. False when it was drained before';
+
+--
 -- Name: explain(uuid, text); Type: FUNCTION; Schema: landed; Owner: -
 --
 
@@ -1735,7 +1887,7 @@ BEGIN
         UNION ALL
         SELECT 2, row_number() OVER (ORDER BY d.id), d.id, d.channel || '.delivery',
                jsonb_strip_nulls(jsonb_build_object('lane', d.lane, 'attempts', d.attempt_no, 'failures', d.failures,
-                                                    'provider', d.provider, 'replay_of', d.replay_of)),
+                                                    'provider', d.provider, 'tried', d.tried, 'replay_of', d.replay_of)),
                concat_ws(': ', d.state, d.reason), landed._why_delivery(d)
         FROM store.deliveries d
         WHERE d.shard = n.shard
@@ -2147,6 +2299,51 @@ $$;
 COMMENT ON FUNCTION landed.resolve(delivery_id uuid, verdict text, reason text, tenant text) IS 'Settles a delivery whose outcome is unknown, as sent or not_sent; returns its new state';
 
 --
+-- Name: restore_provider(text, text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed.restore_provider(provider text, reason text) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    share_first CONSTANT double precision := 0.1;
+    before store.provider_states;
+BEGIN
+    PERFORM landed._need_reason(restore_provider.reason);
+    PERFORM landed._check_provider(restore_provider.provider);
+    SELECT p.* INTO before FROM store.provider_states p WHERE p.provider = restore_provider.provider FOR UPDATE;
+    IF before.provider IS NULL OR (before.drained_at IS NULL AND before.breaker = 'closed') THEN
+        RETURN false;
+    END IF;
+    UPDATE store.provider_states p
+    SET drained_at = NULL,
+        drained_by = NULL,
+        drain_reason = NULL,
+        retry_at = CASE WHEN p.breaker = 'open' THEN now() END,
+        since = CASE WHEN p.breaker = 'open' THEN p.since ELSE now() END,
+        judge_from = CASE WHEN p.breaker = 'open' THEN p.judge_from ELSE now() END,
+        recovering = p.recovering OR p.drained_at IS NOT NULL,
+        share = CASE WHEN p.drained_at IS NULL THEN p.share ELSE share_first END,
+        share_changed_at = CASE WHEN p.drained_at IS NULL THEN p.share_changed_at ELSE now() END
+    WHERE p.provider = restore_provider.provider;
+    PERFORM landed._tell_provider('restored', restore_provider.provider, restore_provider.reason,
+                                  jsonb_build_object('was_drained', before.drained_at IS NOT NULL, 'breaker', before.breaker));
+    PERFORM landed._audit('restore_provider', NULL, 'provider ' || restore_provider.provider, restore_provider.reason,
+                          jsonb_strip_nulls(jsonb_build_object(
+                              'drained_at', before.drained_at, 'drained_by', before.drained_by,
+                              'drain_reason', before.drain_reason, 'breaker', before.breaker)));
+    RETURN true;
+END
+$$;
+
+--
+-- Name: FUNCTION restore_provider(provider text, reason text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed.restore_provider(provider text, reason text) IS 'Gives a drained provider account back, and lets one whose breaker is open be tried at once. False when it was neither';
+
+--
 -- Name: revoke_producer(name, text); Type: FUNCTION; Schema: landed; Owner: -
 --
 
@@ -2244,6 +2441,45 @@ $_$;
 --
 
 COMMENT ON FUNCTION landed.send(tenant text, recipient_id text, template_id text, variables jsonb, category text, idempotency_key text, channels text[], template_version integer, send_at timestamp with time zone, expires_at timestamp with time zone, wake boolean) IS 'Sends a notification in the caller''s transaction: accepted when it commits. Returns its id; with an idempotency key that came before, the first one''s. Errors: docs/reference/sql.md';
+
+--
+-- Name: set_route_capability(text, text, text, boolean, text); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed.set_route_capability(provider text, channel text, country text, provable boolean, reason text) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    before boolean;
+BEGIN
+    PERFORM landed._need_reason(set_route_capability.reason);
+    PERFORM landed._check_provider(set_route_capability.provider);
+    PERFORM landed._check_capability(set_route_capability.channel, set_route_capability.country,
+                                     set_route_capability.provable);
+    SELECT c.provable INTO before
+    FROM store.route_capabilities c
+    WHERE c.provider = set_route_capability.provider AND c.channel = set_route_capability.channel
+      AND c.country = set_route_capability.country
+    FOR UPDATE;
+    INSERT INTO store.route_capabilities (provider, channel, country, provable, source, note)
+    VALUES (set_route_capability.provider, set_route_capability.channel, set_route_capability.country,
+            set_route_capability.provable, 'operator', set_route_capability.reason)
+    ON CONFLICT ON CONSTRAINT route_capabilities_pkey DO UPDATE
+    SET provable = excluded.provable, source = excluded.source, note = excluded.note, updated_at = now();
+    PERFORM landed._audit('set_route_capability', NULL, 'provider ' || set_route_capability.provider,
+                          set_route_capability.reason,
+                          jsonb_build_object('channel', set_route_capability.channel, 'country', set_route_capability.country,
+                                             'before', before, 'after', set_route_capability.provable));
+    RETURN before;
+END
+$$;
+
+--
+-- Name: FUNCTION set_route_capability(provider text, channel text, country text, provable boolean, reason text); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed.set_route_capability(provider text, channel text, country text, provable boolean, reason text) IS 'Says whether deliveries of a provider account on a channel to a country (* for all others) can be proven; returns what was said before, NULL for nothing';
 
 --
 -- Name: suppress(text, text, text, text, text); Type: FUNCTION; Schema: landed; Owner: -
@@ -2922,6 +3158,58 @@ CREATE FUNCTION reporting.masked_address(channel text, address text) RETURNS tex
 COMMENT ON FUNCTION reporting.masked_address(channel text, address text) IS 'An address that can be told from others and not be written to: b…@example.com';
 
 --
+-- Name: queued_lanes(); Type: FUNCTION; Schema: reporting; Owner: -
+--
+
+CREATE FUNCTION reporting.queued_lanes() RETURNS SETOF text
+    LANGUAGE sql STABLE SECURITY DEFINER ROWS 20
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    BEGIN ATOMIC
+ WITH RECURSIVE first_attempts AS (
+         ( SELECT d.lane
+            FROM store.deliveries d
+           WHERE ((d.state = 'queued'::text) AND (d.failures = 0))
+           ORDER BY d.lane
+          LIMIT 1)
+         UNION ALL
+          SELECT ( SELECT d.lane
+                    FROM store.deliveries d
+                   WHERE ((d.state = 'queued'::text) AND (d.failures = 0) AND (d.lane > f.lane))
+                   ORDER BY d.lane
+                  LIMIT 1) AS lane
+            FROM first_attempts f
+           WHERE (f.lane IS NOT NULL)
+         ), retries AS (
+         ( SELECT d.lane
+            FROM store.deliveries d
+           WHERE ((d.state = 'queued'::text) AND (d.failures > 0))
+           ORDER BY d.lane
+          LIMIT 1)
+         UNION ALL
+          SELECT ( SELECT d.lane
+                    FROM store.deliveries d
+                   WHERE ((d.state = 'queued'::text) AND (d.failures > 0) AND (d.lane > r.lane))
+                   ORDER BY d.lane
+                  LIMIT 1) AS lane
+            FROM retries r
+           WHERE (r.lane IS NOT NULL)
+         )
+  SELECT f.lane
+    FROM first_attempts f
+   WHERE (f.lane IS NOT NULL)
+ UNION
+  SELECT r.lane
+    FROM retries r
+   WHERE (r.lane IS NOT NULL);
+END;
+
+--
+-- Name: FUNCTION queued_lanes(); Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON FUNCTION reporting.queued_lanes() IS 'The lanes that have queued deliveries, due or not';
+
+--
 -- Name: normalise_address(text, text); Type: FUNCTION; Schema: store; Owner: -
 --
 
@@ -2984,60 +3272,6 @@ CREATE FUNCTION store.children_to(parent uuid) RETURNS uuid
 COMMENT ON FUNCTION store.children_to(parent uuid) IS 'With children_from: the bounds between which the ids of a notification''s deliveries lie';
 
 --
--- Name: drop_partitions(date, interval); Type: FUNCTION; Schema: store; Owner: -
---
-
-CREATE FUNCTION store.drop_partitions(through_day date, dead_letter_retention interval) RETURNS TABLE(day date, dropped boolean)
-    LANGUAGE plpgsql
-    AS $$
-DECLARE
-    suffix text;
-    needed boolean;
-BEGIN
-    PERFORM pg_advisory_xact_lock(hashtextextended('landed.partitions', 0));
-    FOR suffix IN
-        SELECT right(c.relname, 10)
-        FROM pg_inherits i
-        JOIN pg_class c ON c.oid = i.inhrelid
-        WHERE i.inhparent = 'store.deliveries'::regclass
-        ORDER BY 1
-    LOOP
-        day := to_date(right(suffix, 8), 'YYYYMMDD');
-        EXIT WHEN day > through_day;
-        EXECUTE format(
-            'SELECT EXISTS (SELECT FROM store.%I WHERE state = ''accepted'')
-                 OR EXISTS (SELECT FROM store.%I WHERE ended_at IS NULL
-                                                    OR (state = ''dead'' AND ended_at > now() - %L::interval))',
-            'notifications' || suffix, 'deliveries' || suffix, dead_letter_retention)
-        INTO needed;
-        IF NOT needed THEN
-            EXECUTE format('DROP TABLE store.%I, store.%I, store.%I, store.%I',
-                           'notifications' || suffix, 'deliveries' || suffix, 'attempts' || suffix, 'events' || suffix);
-        END IF;
-        dropped := NOT needed;
-        RETURN NEXT;
-    END LOOP;
-    FOR suffix IN
-        SELECT right(c.relname, 10)
-        FROM pg_inherits i
-        JOIN pg_class c ON c.oid = i.inhrelid
-        WHERE i.inhparent = 'store.inbound_events'::regclass
-        ORDER BY 1
-    LOOP
-        day := to_date(right(suffix, 8), 'YYYYMMDD');
-        EXIT WHEN day > through_day;
-        EXECUTE format('SELECT EXISTS (SELECT FROM store.%I WHERE state IN (''pending'', ''parked''))',
-                       'inbound_events' || suffix) INTO needed;
-        IF NOT needed THEN
-            EXECUTE format('DROP TABLE store.%I', 'inbound_events' || suffix);
-        END IF;
-        dropped := NOT needed;
-        RETURN NEXT;
-    END LOOP;
-END
-$$;
-
---
 -- Name: ensure_partitions(date, date); Type: FUNCTION; Schema: store; Owner: -
 --
 
@@ -3047,6 +3281,7 @@ CREATE FUNCTION store.ensure_partitions(first_day date, last_day date) RETURNS i
 DECLARE
     parent text;
     day date;
+    part text;
     made int := 0;
     low text;
     high text;
@@ -3056,7 +3291,8 @@ BEGIN
         FOR day IN SELECT generate_series(first_day, last_day, interval '1 day')::date LOOP
             -- Only a provider's events can belong to a day gone by; new ids never do (yesterday: a clock set back).
             CONTINUE WHEN parent <> 'inbound_events' AND day < (now() AT TIME ZONE 'UTC')::date - 1;
-            CONTINUE WHEN to_regclass(format('store.%I', parent || to_char(day, '_pYYYYMMDD'))) IS NOT NULL;
+            part := parent || to_char(day, '_pYYYYMMDD');
+            CONTINUE WHEN to_regclass(format('store.%I', part)) IS NOT NULL;
             IF parent = 'inbound_events' THEN
                 low := day::text;
                 high := (day + 1)::text;
@@ -3064,12 +3300,13 @@ BEGIN
                 low := store.id_floor(day::timestamp AT TIME ZONE 'UTC')::text;
                 high := store.id_floor((day + 1)::timestamp AT TIME ZONE 'UTC')::text;
             END IF;
-            EXECUTE format('CREATE TABLE store.%I PARTITION OF store.%I FOR VALUES FROM (%L) TO (%L)',
-                           parent || to_char(day, '_pYYYYMMDD'), parent, low, high);
+            EXECUTE format('CREATE TABLE store.%I (LIKE store.%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE '
+                           'INCLUDING COMPRESSION INCLUDING GENERATED)', part, parent);
             IF parent <> 'events' THEN
                 EXECUTE format('ALTER TABLE store.%I SET (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, '
-                               'autovacuum_vacuum_cost_delay = 0)', parent || to_char(day, '_pYYYYMMDD'));
+                               'autovacuum_vacuum_cost_delay = 0)', part);
             END IF;
+            EXECUTE format('ALTER TABLE store.%I ATTACH PARTITION store.%I FOR VALUES FROM (%L) TO (%L)', parent, part, low, high);
             made := made + 1;
         END LOOP;
     END LOOP;
@@ -3172,6 +3409,60 @@ BEGIN
     RETURN NULL;
 END
 $$;
+
+--
+-- Name: past_partitions(date, interval); Type: FUNCTION; Schema: store; Owner: -
+--
+
+CREATE FUNCTION store.past_partitions(through_day date, dead_letter_retention interval) RETURNS TABLE(day date, parent text, part text, needed boolean, attached boolean, pending boolean)
+    LANGUAGE plpgsql STABLE
+    AS $_$
+DECLARE
+    suffix text;
+    notifications_part text;
+    deliveries_part text;
+    inbound_part text;
+    day_needed boolean;
+    inbound_needed boolean;
+BEGIN
+    FOR suffix IN
+        SELECT DISTINCT right(c.relname, 10)
+        FROM pg_class c
+        WHERE c.relnamespace = 'store'::regnamespace
+          AND c.relkind = 'r'
+          AND c.relname ~ '^(notifications|deliveries|attempts|events|inbound_events)_p[0-9]{8}$'
+          AND to_date(right(c.relname, 8), 'YYYYMMDD') <= past_partitions.through_day
+        ORDER BY 1
+    LOOP
+        notifications_part := 'notifications' || suffix;
+        deliveries_part := 'deliveries' || suffix;
+        inbound_part := 'inbound_events' || suffix;
+        day_needed := false;
+        inbound_needed := false;
+        IF to_regclass(format('store.%I', notifications_part)) IS NOT NULL THEN
+            EXECUTE format('SELECT EXISTS (SELECT FROM store.%I WHERE state = ''accepted'')', notifications_part) INTO day_needed;
+        END IF;
+        IF NOT day_needed AND to_regclass(format('store.%I', deliveries_part)) IS NOT NULL THEN
+            EXECUTE format('SELECT EXISTS (SELECT FROM store.%I WHERE ended_at IS NULL
+                                                                   OR (state = ''dead'' AND ended_at > now() - %L::interval))',
+                           deliveries_part, past_partitions.dead_letter_retention) INTO day_needed;
+        END IF;
+        IF to_regclass(format('store.%I', inbound_part)) IS NOT NULL THEN
+            EXECUTE format('SELECT EXISTS (SELECT FROM store.%I WHERE state IN (''pending'', ''parked''))', inbound_part)
+            INTO inbound_needed;
+        END IF;
+        RETURN QUERY
+        SELECT to_date(right(suffix, 8), 'YYYYMMDD'), t.parent, t.parent || suffix,
+               CASE t.parent WHEN 'inbound_events' THEN inbound_needed ELSE day_needed END,
+               i.inhrelid IS NOT NULL, coalesce(i.inhdetachpending, false)
+        FROM unnest(ARRAY['inbound_events', 'events', 'attempts', 'notifications', 'deliveries']) WITH ORDINALITY
+                 AS t(parent, place)
+        JOIN pg_class c ON c.relnamespace = 'store'::regnamespace AND c.relname = t.parent || suffix
+        LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
+        ORDER BY t.place;
+    END LOOP;
+END
+$_$;
 
 --
 -- Name: refuse_change(); Type: FUNCTION; Schema: store; Owner: -
@@ -3625,6 +3916,61 @@ COMMENT ON COLUMN reporting.bounce_rate_by_domain.bounce_rate IS 'bounced / acce
 COMMENT ON COLUMN reporting.bounce_rate_by_domain.complaint_rate IS 'complained / accepted, 0 to 1; above 0.001 receivers act on the sender, above 0.003 they block';
 
 --
+-- Name: control_events; Type: VIEW; Schema: reporting; Owner: -
+--
+
+CREATE VIEW reporting.control_events AS
+ SELECT at,
+    subject,
+    name,
+    event,
+    detail,
+    data
+   FROM store.control_events c;
+
+--
+-- Name: VIEW control_events; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON VIEW reporting.control_events IS 'Every step that breakers, shares, limits, load shedding and people took';
+
+--
+-- Name: COLUMN control_events.at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.control_events.at IS 'When';
+
+--
+-- Name: COLUMN control_events.subject; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.control_events.subject IS 'provider or load';
+
+--
+-- Name: COLUMN control_events.name; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.control_events.name IS 'Which: the provider account, or the class that load shedding pauses';
+
+--
+-- Name: COLUMN control_events.event; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.control_events.event IS 'opened, probe_failed, closed (a breaker); limited; share_lowered, share_raised; drained, restored (people); shedding_began, shedding_ended';
+
+--
+-- Name: COLUMN control_events.detail; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.control_events.detail IS 'Why, in words';
+
+--
+-- Name: COLUMN control_events.data; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.control_events.data IS 'The numbers it was decided by';
+
+--
 -- Name: channel_costs; Type: TABLE; Schema: store; Owner: -
 --
 
@@ -3705,6 +4051,90 @@ COMMENT ON COLUMN reporting.costs.usd_per_unit IS 'The price of one unit in US d
 --
 
 COMMENT ON COLUMN reporting.costs.usd IS 'units * usd_per_unit';
+
+--
+-- Name: dead_letter_depth; Type: VIEW; Schema: reporting; Owner: -
+--
+
+CREATE VIEW reporting.dead_letter_depth AS
+ SELECT t.name AS tenant,
+    depth.channel,
+    depth.lane,
+    (sum(depth.in_retry))::bigint AS in_retry,
+    (sum(depth.dead))::bigint AS dead,
+    min(depth.oldest_retry_at) AS oldest_retry_at,
+    min(depth.oldest_dead_at) AS oldest_dead_at
+   FROM (( SELECT d.tenant_id,
+            d.channel,
+            d.lane,
+            count(*) AS in_retry,
+            0 AS dead,
+            min(d.created_at) AS oldest_retry_at,
+            NULL::timestamp with time zone AS oldest_dead_at
+           FROM store.deliveries d
+          WHERE ((d.state = 'queued'::text) AND (d.failures > 0))
+          GROUP BY d.tenant_id, d.channel, d.lane
+        UNION ALL
+         SELECT d.tenant_id,
+            d.channel,
+            d.lane,
+            0,
+            count(*) AS count,
+            NULL::timestamp with time zone,
+            min(d.ended_at) AS min
+           FROM store.deliveries d
+          WHERE (d.state = 'dead'::text)
+          GROUP BY d.tenant_id, d.channel, d.lane) depth
+     LEFT JOIN store.tenants t ON ((t.id = depth.tenant_id)))
+  GROUP BY t.name, depth.channel, depth.lane;
+
+--
+-- Name: VIEW dead_letter_depth; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON VIEW reporting.dead_letter_depth IS 'How many deliveries are on their second try or a later one, and how many were given up, by tenant and lane';
+
+--
+-- Name: COLUMN dead_letter_depth.tenant; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.dead_letter_depth.tenant IS 'Whose deliveries they are';
+
+--
+-- Name: COLUMN dead_letter_depth.channel; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.dead_letter_depth.channel IS 'email, push, sms, in_app, webhook or chat';
+
+--
+-- Name: COLUMN dead_letter_depth.lane; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.dead_letter_depth.lane IS 'What they queue or queued with';
+
+--
+-- Name: COLUMN dead_letter_depth.in_retry; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.dead_letter_depth.in_retry IS 'Queued, and failed at least once';
+
+--
+-- Name: COLUMN dead_letter_depth.dead; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.dead_letter_depth.dead IS 'Given up: what reporting.dead_letters lists';
+
+--
+-- Name: COLUMN dead_letter_depth.oldest_retry_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.dead_letter_depth.oldest_retry_at IS 'When the oldest of those in retry was planned';
+
+--
+-- Name: COLUMN dead_letter_depth.oldest_dead_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.dead_letter_depth.oldest_dead_at IS 'When the first of the dead was given up';
 
 --
 -- Name: dead_letters; Type: VIEW; Schema: reporting; Owner: -
@@ -3870,6 +4300,7 @@ CREATE VIEW reporting.deliveries AS
     d.lane,
     reporting.masked_address(d.channel, d.address) AS address,
     reporting.domain_of(d.channel, d.address) AS domain,
+    d.country,
     d.template_id,
     d.template_version,
     d.state,
@@ -3880,6 +4311,7 @@ CREATE VIEW reporting.deliveries AS
     d.lookups,
     d.provider,
     d.provider_message_id,
+    d.tried,
     d.replay_of,
     d.expires_at,
     d.created_at,
@@ -3962,6 +4394,12 @@ COMMENT ON COLUMN reporting.deliveries.address IS 'Where it goes, masked';
 COMMENT ON COLUMN reporting.deliveries.domain IS 'The receiving domain of an email address';
 
 --
+-- Name: COLUMN deliveries.country; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.country IS 'ISO 3166-1 of a phone number, where its numbering plan tells';
+
+--
 -- Name: COLUMN deliveries.template_id; Type: COMMENT; Schema: reporting; Owner: -
 --
 
@@ -4020,6 +4458,12 @@ COMMENT ON COLUMN reporting.deliveries.provider IS 'The provider account of its 
 --
 
 COMMENT ON COLUMN reporting.deliveries.provider_message_id IS 'The provider''s id of the message';
+
+--
+-- Name: COLUMN deliveries.tried; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.deliveries.tried IS 'Providers that refused it since it last waited: the others of its route are asked first';
 
 --
 -- Name: COLUMN deliveries.replay_of; Type: COMMENT; Schema: reporting; Owner: -
@@ -4092,6 +4536,136 @@ COMMENT ON COLUMN reporting.deliveries.ended_at IS 'When it ended; late evidence
 --
 
 COMMENT ON COLUMN reporting.deliveries.updated_at IS 'When the row last changed';
+
+--
+-- Name: route_capabilities; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.route_capabilities (
+    provider text NOT NULL,
+    channel text NOT NULL,
+    country text DEFAULT '*'::text NOT NULL,
+    provable boolean NOT NULL,
+    source text NOT NULL,
+    note text DEFAULT ''::text NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT route_capabilities_check CHECK (((source = 'operator'::text) OR (country = '*'::text))),
+    CONSTRAINT route_capabilities_source_check CHECK ((source = ANY (ARRAY['adapter'::text, 'operator'::text])))
+);
+
+--
+-- Name: TABLE route_capabilities; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON TABLE store.route_capabilities IS 'Whether anybody tells that a message arrived: a rate is shown as delivered over provable. Adapters give the default, operators know better for a country';
+
+--
+-- Name: delivery_rates; Type: VIEW; Schema: reporting; Owner: -
+--
+
+CREATE VIEW reporting.delivery_rates AS
+ SELECT t.name AS tenant,
+    c.day,
+    c.provider,
+    c.channel,
+    c.country,
+    c.sent,
+        CASE
+            WHEN r.provable THEN c.sent
+            ELSE (0)::bigint
+        END AS provable,
+        CASE
+            WHEN r.provable THEN c.delivered
+            ELSE (0)::bigint
+        END AS delivered,
+    c.bounced,
+        CASE
+            WHEN r.provable THEN round(((c.delivered)::numeric / (c.sent)::numeric), 4)
+            ELSE NULL::numeric
+        END AS delivered_rate
+   FROM ((( SELECT d.tenant_id,
+            ((d.sent_at AT TIME ZONE 'UTC'::text))::date AS day,
+            d.provider,
+            d.channel,
+            d.country,
+            count(*) AS sent,
+            count(*) FILTER (WHERE (d.state = 'delivered'::text)) AS delivered,
+            count(*) FILTER (WHERE (d.state = 'bounced'::text)) AS bounced
+           FROM store.deliveries d
+          WHERE ((d.id >= store.id_floor((now() - '7 days'::interval))) AND (d.state = ANY (ARRAY['sent'::text, 'delivered'::text, 'bounced'::text, 'failed'::text, 'unconfirmed'::text])) AND (d.sent_at IS NOT NULL))
+          GROUP BY d.tenant_id, (((d.sent_at AT TIME ZONE 'UTC'::text))::date), d.provider, d.channel, d.country) c
+     LEFT JOIN LATERAL ( SELECT q.provable
+           FROM store.route_capabilities q
+          WHERE ((q.provider = c.provider) AND (q.channel = c.channel) AND (q.country = ANY (ARRAY[c.country, '*'::text])))
+          ORDER BY (q.country = '*'::text)
+         LIMIT 1) r ON (true))
+     LEFT JOIN store.tenants t ON ((t.id = c.tenant_id)));
+
+--
+-- Name: VIEW delivery_rates; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON VIEW reporting.delivery_rates IS 'What was sent in the last 7 days and proven delivered, of that which can be proven. A route that proves nothing has no rate, instead of 0';
+
+--
+-- Name: COLUMN delivery_rates.tenant; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.delivery_rates.tenant IS 'Whose deliveries they are';
+
+--
+-- Name: COLUMN delivery_rates.day; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.delivery_rates.day IS 'The day (UTC) on which the provider took them';
+
+--
+-- Name: COLUMN delivery_rates.provider; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.delivery_rates.provider IS 'The provider account of their last attempt';
+
+--
+-- Name: COLUMN delivery_rates.channel; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.delivery_rates.channel IS 'email, push, sms, in_app, webhook or chat';
+
+--
+-- Name: COLUMN delivery_rates.country; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.delivery_rates.country IS 'ISO 3166-1 of the phone number; NULL for every other address';
+
+--
+-- Name: COLUMN delivery_rates.sent; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.delivery_rates.sent IS 'Deliveries that the provider took';
+
+--
+-- Name: COLUMN delivery_rates.provable; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.delivery_rates.provable IS 'Of these, those that somebody would tell about, as reporting.route_capabilities says: the denominator of the rate';
+
+--
+-- Name: COLUMN delivery_rates.delivered; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.delivery_rates.delivered IS 'Of the provable, proven delivered by now';
+
+--
+-- Name: COLUMN delivery_rates.bounced; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.delivery_rates.bounced IS 'Of the sent, bounced';
+
+--
+-- Name: COLUMN delivery_rates.delivered_rate; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.delivery_rates.delivered_rate IS 'delivered / provable, 0 to 1; NULL when nothing can be proven';
 
 --
 -- Name: endpoints; Type: VIEW; Schema: reporting; Owner: -
@@ -4241,66 +4815,817 @@ COMMENT ON COLUMN reporting.endpoints.created_at IS 'When it was registered';
 COMMENT ON COLUMN reporting.endpoints.updated_at IS 'When it last changed';
 
 --
+-- Name: lanes; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.lanes (
+    name text NOT NULL,
+    channel text NOT NULL,
+    class text NOT NULL,
+    providers jsonb NOT NULL,
+    published_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT lanes_providers_check CHECK ((jsonb_typeof(providers) = 'array'::text))
+);
+
+--
+-- Name: COLUMN lanes.providers; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.lanes.providers IS '[{"provider": …, "order": …, "weight": …}], as the worker that was started last read them';
+
+--
+-- Name: provider_outcomes; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.provider_outcomes (
+    provider text NOT NULL,
+    at timestamp with time zone NOT NULL,
+    calls integer DEFAULT 0 NOT NULL,
+    failures integer DEFAULT 0 NOT NULL,
+    slow integer DEFAULT 0 NOT NULL,
+    accepted integer DEFAULT 0 NOT NULL,
+    limited integer DEFAULT 0 NOT NULL,
+    client_errors integer DEFAULT 0 NOT NULL,
+    server_errors integer DEFAULT 0 NOT NULL,
+    unknown integer DEFAULT 0 NOT NULL
+);
+
+--
+-- Name: COLUMN provider_outcomes.at; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.provider_outcomes.at IS 'Beginning of the five seconds that are counted';
+
+--
+-- Name: COLUMN provider_outcomes.failures; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.provider_outcomes.failures IS 'Calls whose end speaks against the provider: transient errors, no answer, an unknown outcome';
+
+--
+-- Name: provider_rates; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.provider_rates (
+    provider text NOT NULL,
+    per_second double precision NOT NULL,
+    factor double precision DEFAULT 1 NOT NULL,
+    factor_changed_at timestamp with time zone DEFAULT now() NOT NULL,
+    next_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT provider_rates_factor_check CHECK (((factor > (0)::double precision) AND (factor <= (1)::double precision))),
+    CONSTRAINT provider_rates_per_second_check CHECK ((per_second > (0)::double precision))
+);
+
+--
+-- Name: COLUMN provider_rates.per_second; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.provider_rates.per_second IS 'The rate the configuration gives it';
+
+--
+-- Name: COLUMN provider_rates.factor; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.provider_rates.factor IS 'Of that rate: lowered by each limit it reports, raised again while it reports none';
+
+--
+-- Name: provider_states; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.provider_states (
+    provider text NOT NULL,
+    breaker text DEFAULT 'closed'::text NOT NULL,
+    reason text,
+    detail text DEFAULT ''::text NOT NULL,
+    since timestamp with time zone DEFAULT now() NOT NULL,
+    judge_from timestamp with time zone DEFAULT to_timestamp((0)::double precision) NOT NULL,
+    cool_off_seconds double precision,
+    retry_at timestamp with time zone,
+    probe_owner uuid,
+    probe_until timestamp with time zone,
+    paused_until timestamp with time zone,
+    limited_at timestamp with time zone,
+    hits bigint DEFAULT 0 NOT NULL,
+    drained_at timestamp with time zone,
+    drained_by text,
+    drain_reason text,
+    share double precision DEFAULT 1 NOT NULL,
+    share_changed_at timestamp with time zone DEFAULT now() NOT NULL,
+    recovering boolean DEFAULT false NOT NULL,
+    CONSTRAINT provider_states_breaker_check CHECK ((breaker = ANY (ARRAY['closed'::text, 'open'::text]))),
+    CONSTRAINT provider_states_cool_off_seconds_check CHECK ((cool_off_seconds > (0)::double precision)),
+    CONSTRAINT provider_states_drained CHECK ((((drained_at IS NULL) = (drained_by IS NULL)) AND ((drained_at IS NULL) = (drain_reason IS NULL)))),
+    CONSTRAINT provider_states_open CHECK ((((breaker = 'open'::text) = (reason IS NOT NULL)) AND ((breaker = 'open'::text) = (retry_at IS NOT NULL)) AND ((breaker = 'open'::text) = (cool_off_seconds IS NOT NULL)))),
+    CONSTRAINT provider_states_probed CHECK ((((probe_owner IS NULL) = (probe_until IS NULL)) AND ((probe_owner IS NULL) OR (breaker = 'open'::text)))),
+    CONSTRAINT provider_states_reason_check CHECK ((reason = ANY (ARRAY['failing'::text, 'unauthorized'::text]))),
+    CONSTRAINT provider_states_share_check CHECK (((share > (0)::double precision) AND (share <= (1)::double precision)))
+);
+
+--
+-- Name: TABLE provider_states; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON TABLE store.provider_states IS 'One breaker for each provider account, that is for each credential, shared by all workers';
+
+--
+-- Name: COLUMN provider_states.judge_from; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.provider_states.judge_from IS 'What it failed before its breaker last closed is forgiven';
+
+--
+-- Name: COLUMN provider_states.retry_at; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.provider_states.retry_at IS 'When, after the cool-off, one delivery is sent to see whether it is back';
+
+--
+-- Name: COLUMN provider_states.probe_until; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.provider_states.probe_until IS 'Until when nobody else may try: the call of that one delivery is over by then';
+
+--
+-- Name: COLUMN provider_states.paused_until; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.provider_states.paused_until IS 'No claim goes to this provider before; set by Retry-After';
+
+--
+-- Name: COLUMN provider_states.share; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.provider_states.share IS 'Of its weight: lowered while it is slow or fails, raised again in steps (hysteresis)';
+
+--
+-- Name: COLUMN provider_states.recovering; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.provider_states.recovering IS 'Its breaker closed not long ago: it gets no more at once than its share';
+
+--
 -- Name: providers; Type: VIEW; Schema: reporting; Owner: -
 --
 
 CREATE VIEW reporting.providers AS
- SELECT provider,
-    status,
-    detail,
-    COALESCE((paused_until > now()), false) AS paused,
-    paused_until,
-    since,
-    hits
-   FROM store.provider_states p;
+ SELECT a.provider,
+    s.status,
+    p.reason,
+    COALESCE(p.detail, ''::text) AS detail,
+    (s.status = ANY (ARRAY['ok'::text, 'recovering'::text])) AS ready,
+        CASE
+            WHEN (s.status = ANY (ARRAY['open'::text, 'half_open'::text, 'rate_limited'::text])) THEN GREATEST(p.retry_at, p.probe_until, p.paused_until)
+            ELSE NULL::timestamp with time zone
+        END AS ready_at,
+        CASE s.status
+            WHEN 'drained'::text THEN p.drained_at
+            WHEN 'rate_limited'::text THEN COALESCE(p.limited_at, p.since)
+            ELSE p.since
+        END AS since,
+    COALESCE(p.share, (1)::double precision) AS share,
+    r.per_second,
+    r.factor,
+    COALESCE(p.hits, (0)::bigint) AS hits,
+    p.limited_at,
+    p.drained_by,
+    p.drain_reason,
+    COALESCE(o.calls, (0)::bigint) AS calls,
+    round(((o.failures)::numeric / (NULLIF(o.calls, 0))::numeric), 4) AS error_rate
+   FROM ((((( SELECT (l.account ->> 'provider'::text) AS provider
+           FROM ( SELECT jsonb_array_elements(q.providers) AS account
+                   FROM store.lanes q) l
+        UNION
+         SELECT q.provider
+           FROM store.provider_states q) a
+     LEFT JOIN store.provider_states p ON ((p.provider = a.provider)))
+     LEFT JOIN store.provider_rates r ON ((r.provider = a.provider)))
+     LEFT JOIN LATERAL ( SELECT sum(q.calls) AS calls,
+            sum(q.failures) AS failures
+           FROM store.provider_outcomes q
+          WHERE ((q.provider = a.provider) AND (q.at > (now() - '00:01:00'::interval)))) o ON (true))
+     CROSS JOIN LATERAL ( SELECT
+                CASE
+                    WHEN (p.drained_at IS NOT NULL) THEN 'drained'::text
+                    WHEN ((p.breaker = 'open'::text) AND (p.probe_until > now())) THEN 'half_open'::text
+                    WHEN (p.breaker = 'open'::text) THEN 'open'::text
+                    WHEN (p.paused_until > now()) THEN 'rate_limited'::text
+                    WHEN p.recovering THEN 'recovering'::text
+                    ELSE 'ok'::text
+                END AS status) s);
 
 --
 -- Name: VIEW providers; Type: COMMENT; Schema: reporting; Owner: -
 --
 
-COMMENT ON VIEW reporting.providers IS 'What each provider account last told us about itself; one that never complained is not listed';
+COMMENT ON VIEW reporting.providers IS 'How each provider account fares: whether it is called just now, and if not, why and until when. All that are in a lane, and all that ever had something to be known';
 
 --
 -- Name: COLUMN providers.provider; Type: COMMENT; Schema: reporting; Owner: -
 --
 
-COMMENT ON COLUMN reporting.providers.provider IS 'The provider account';
+COMMENT ON COLUMN reporting.providers.provider IS 'The provider account, that is one credential';
 
 --
 -- Name: COLUMN providers.status; Type: COMMENT; Schema: reporting; Owner: -
 --
 
-COMMENT ON COLUMN reporting.providers.status IS 'ok, rate_limited, or unauthorized: it refused our credentials or sender domain';
+COMMENT ON COLUMN reporting.providers.status IS 'ok. recovering: back, and given no more than its share. rate_limited: it said to slow down. open: its breaker is, nothing is sent to it. half_open: one delivery tries whether it is back. drained: people took it out';
+
+--
+-- Name: COLUMN providers.reason; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.providers.reason IS 'Why its breaker is open: failing, or unauthorized (it refuses our credentials or sender domain)';
 
 --
 -- Name: COLUMN providers.detail; Type: COMMENT; Schema: reporting; Owner: -
 --
 
-COMMENT ON COLUMN reporting.providers.detail IS 'What it said';
+COMMENT ON COLUMN reporting.providers.detail IS 'What it last said, or how it failed';
 
 --
--- Name: COLUMN providers.paused; Type: COMMENT; Schema: reporting; Owner: -
+-- Name: COLUMN providers.ready; Type: COMMENT; Schema: reporting; Owner: -
 --
 
-COMMENT ON COLUMN reporting.providers.paused IS 'Whether nothing is sent to it now';
+COMMENT ON COLUMN reporting.providers.ready IS 'Whether deliveries go to it: one of these in a lane is enough';
 
 --
--- Name: COLUMN providers.paused_until; Type: COMMENT; Schema: reporting; Owner: -
+-- Name: COLUMN providers.ready_at; Type: COMMENT; Schema: reporting; Owner: -
 --
 
-COMMENT ON COLUMN reporting.providers.paused_until IS 'Until when nothing is sent to it';
+COMMENT ON COLUMN reporting.providers.ready_at IS 'When it may be tried again; past while nothing is due that could try. NULL when it is ready, or drained';
 
 --
 -- Name: COLUMN providers.since; Type: COMMENT; Schema: reporting; Owner: -
 --
 
-COMMENT ON COLUMN reporting.providers.since IS 'Since when it has this status';
+COMMENT ON COLUMN reporting.providers.since IS 'Since when it has this status; NULL for one that no worker has read yet';
+
+--
+-- Name: COLUMN providers.share; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.providers.share IS 'Of its weight, 0 to 1: lowered while it is slow or fails, raised again in steps';
+
+--
+-- Name: COLUMN providers.per_second; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.providers.per_second IS 'The rate it is configured for; NULL when it has none';
+
+--
+-- Name: COLUMN providers.factor; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.providers.factor IS 'Of that rate, 0 to 1: lowered by each limit it reports, raised again in steps';
 
 --
 -- Name: COLUMN providers.hits; Type: COMMENT; Schema: reporting; Owner: -
 --
 
-COMMENT ON COLUMN reporting.providers.hits IS 'How many calls it answered with a limit or a refusal of our account';
+COMMENT ON COLUMN reporting.providers.hits IS 'How many calls it ever answered with a limit';
+
+--
+-- Name: COLUMN providers.limited_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.providers.limited_at IS 'When it last did';
+
+--
+-- Name: COLUMN providers.drained_by; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.providers.drained_by IS 'Who took it out; NULL when it is not drained';
+
+--
+-- Name: COLUMN providers.drain_reason; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.providers.drain_reason IS 'Why they did';
+
+--
+-- Name: COLUMN providers.calls; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.providers.calls IS 'Calls that ended in the last minute';
+
+--
+-- Name: COLUMN providers.error_rate; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.providers.error_rate IS 'Of these, the part that speaks against the provider, 0 to 1: transient errors, no answer, an unknown outcome';
+
+--
+-- Name: load_shedding; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.load_shedding (
+    class text NOT NULL,
+    active boolean DEFAULT false NOT NULL,
+    since timestamp with time zone DEFAULT now() NOT NULL,
+    lane text,
+    oldest_seconds double precision DEFAULT 0 NOT NULL,
+    judged_at timestamp with time zone DEFAULT to_timestamp((0)::double precision) NOT NULL,
+    CONSTRAINT load_shedding_class_check CHECK ((class = 'promotional'::text))
+);
+
+--
+-- Name: TABLE load_shedding; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON TABLE store.load_shedding IS 'Whether claims of a class pause because more urgent work is late (R-168)';
+
+--
+-- Name: regions; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.regions (
+    name text NOT NULL,
+    active boolean DEFAULT false NOT NULL,
+    epoch bigint DEFAULT 1 NOT NULL,
+    mode text DEFAULT 'solo'::text NOT NULL,
+    promoted_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT regions_epoch_check CHECK ((epoch > 0)),
+    CONSTRAINT regions_mode_check CHECK ((mode = ANY (ARRAY['sync'::text, 'solo'::text, 'tainted'::text])))
+);
+
+--
+-- Name: workers; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.workers (
+    id uuid NOT NULL,
+    region text NOT NULL,
+    host text NOT NULL,
+    pid integer NOT NULL,
+    lanes text[] NOT NULL,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    stopped_at timestamp with time zone
+);
+
+--
+-- Name: lanes; Type: VIEW; Schema: reporting; Owner: -
+--
+
+CREATE VIEW reporting.lanes AS
+ WITH account AS MATERIALIZED (
+         SELECT p.provider,
+            p.status,
+            p.ready,
+                CASE p.status
+                    WHEN 'drained'::text THEN format('%s is drained since %s by %s (%s)'::text, p.provider, date_trunc('second'::text, p.since), p.drained_by, p.drain_reason)
+                    WHEN 'open'::text THEN format('%s is not called, because %s%s; one delivery tries it at %s'::text, p.provider,
+                    CASE p.reason
+                        WHEN 'unauthorized'::text THEN 'it refuses our account'::text
+                        ELSE 'it fails'::text
+                    END, ((' ('::text || NULLIF(p.detail, ''::text)) || ')'::text), date_trunc('second'::text, p.ready_at))
+                    WHEN 'half_open'::text THEN format('%s is tried with one delivery, until %s at the latest'::text, p.provider, date_trunc('second'::text, p.ready_at))
+                    WHEN 'rate_limited'::text THEN format('%s said to slow down until %s'::text, p.provider, date_trunc('second'::text, p.ready_at))
+                    WHEN 'recovering'::text THEN format('%s is recovering and gets %s %% of its weight'::text, p.provider, round(((p.share)::numeric * (100)::numeric)))
+                    ELSE NULL::text
+                END AS told
+           FROM reporting.providers p
+        ), lane AS (
+         SELECT l.name,
+            l.channel,
+            l.class,
+            l.providers,
+            true AS configured
+           FROM store.lanes l
+        UNION ALL
+         SELECT q.lane,
+            split_part(q.lane, '.'::text, 1) AS split_part,
+            split_part(q.lane, '.'::text, 2) AS split_part,
+            '[]'::jsonb,
+            false
+           FROM reporting.queued_lanes() q(lane)
+          WHERE (NOT (EXISTS ( SELECT
+                   FROM store.lanes l
+                  WHERE (l.name = q.lane))))
+        )
+ SELECT lane.name AS lane,
+    lane.channel,
+    lane.class,
+    accounts.providers,
+    served.workers,
+    due.oldest_due_at,
+        CASE
+            WHEN (due.oldest_due_at <= now()) THEN (now() - due.oldest_due_at)
+            ELSE NULL::interval
+        END AS late_by,
+        CASE
+            WHEN (lane.configured AND (NOT accounts.any_ready)) THEN 'no_provider'::text
+            WHEN (served.workers = 0) THEN 'no_worker'::text
+            WHEN shed.active THEN 'load_shedding'::text
+            ELSE NULL::text
+        END AS waiting_for,
+    NULLIF(concat_ws('; '::text,
+        CASE
+            WHEN (lane.configured AND (accounts.providers = '[]'::jsonb)) THEN 'it has no provider'::text
+            ELSE NULL::text
+        END, accounts.told,
+        CASE
+            WHEN (served.workers = 0) THEN 'no worker serves it'::text
+            ELSE NULL::text
+        END,
+        CASE
+            WHEN (NOT lane.configured) THEN 'the configuration does not have it'::text
+            ELSE NULL::text
+        END,
+        CASE
+            WHEN shed.active THEN format('%s claims pause since %s, because %s'::text, lane.class, date_trunc('second'::text, shed.since), shed.why)
+            ELSE NULL::text
+        END), ''::text) AS detail
+   FROM ((((lane
+     CROSS JOIN LATERAL ( SELECT COALESCE(jsonb_agg((l.account || jsonb_build_object('status', a.status)) ORDER BY (l.account -> 'order'::text), l.place), '[]'::jsonb) AS providers,
+            COALESCE(bool_or(a.ready), false) AS any_ready,
+            string_agg(a.told, '; '::text ORDER BY (l.account -> 'order'::text), l.place) AS told
+           FROM (jsonb_array_elements(lane.providers) WITH ORDINALITY l(account, place)
+             JOIN account a ON ((a.provider = (l.account ->> 'provider'::text))))) accounts)
+     CROSS JOIN LATERAL ( SELECT count(*) AS workers
+           FROM (store.workers w
+             JOIN store.regions r ON (((r.name = w.region) AND r.active)))
+          WHERE ((w.stopped_at IS NULL) AND (w.last_seen_at > (now() - '00:00:30'::interval)) AND (lane.name = ANY (w.lanes)))) served)
+     LEFT JOIN LATERAL ( SELECT s.active,
+            s.since,
+                CASE
+                    WHEN (s.lane IS NULL) THEN 'more urgent work is late'::text
+                    ELSE format('%s is %s s late'::text, s.lane, round((s.oldest_seconds)::numeric))
+                END AS why
+           FROM store.load_shedding s
+          WHERE ((s.class = lane.class) AND s.active)) shed ON (true))
+     CROSS JOIN LATERAL ( SELECT min(first.due_at) AS oldest_due_at
+           FROM (( SELECT d.due_at
+                   FROM store.deliveries d
+                  WHERE ((d.lane = lane.name) AND (d.failures = 0) AND (d.state = 'queued'::text))
+                  ORDER BY d.due_at
+                 LIMIT 1)
+                UNION ALL
+                ( SELECT d.due_at
+                   FROM store.deliveries d
+                  WHERE ((d.lane = lane.name) AND (d.failures > 0) AND (d.state = 'queued'::text))
+                  ORDER BY d.due_at
+                 LIMIT 1)) first) due);
+
+--
+-- Name: VIEW lanes; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON VIEW reporting.lanes IS 'Each lane, what it lacks just now, and since when its oldest delivery waits. Also lanes that are no longer configured, as long as something waits in them';
+
+--
+-- Name: COLUMN lanes.lane; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.lanes.lane IS 'channel.class.route: what deliveries queue with';
+
+--
+-- Name: COLUMN lanes.channel; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.lanes.channel IS 'email, push, sms, in_app, webhook or chat';
+
+--
+-- Name: COLUMN lanes.class; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.lanes.class IS 'transactional, promotional or alert';
+
+--
+-- Name: COLUMN lanes.providers; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.lanes.providers IS 'Its provider accounts, first the ones that are asked first: [{"provider", "order", "weight", "status"}]';
+
+--
+-- Name: COLUMN lanes.workers; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.lanes.workers IS 'How many live workers of the active region serve it';
+
+--
+-- Name: COLUMN lanes.oldest_due_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.lanes.oldest_due_at IS 'When the first of its queued deliveries is or was due; NULL when none waits';
+
+--
+-- Name: COLUMN lanes.late_by; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.lanes.late_by IS 'How long it has been due; NULL when nothing is due';
+
+--
+-- Name: COLUMN lanes.waiting_for; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.lanes.waiting_for IS 'What keeps waiting whatever becomes due. no_provider: none of its accounts is ready. no_worker. load_shedding: promotional claims pause while more urgent work is late. NULL: nothing does';
+
+--
+-- Name: COLUMN lanes.detail; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.lanes.detail IS 'The same in words, naming each provider that is not well, and why; NULL when there is nothing to say';
+
+--
+-- Name: load_shedding; Type: VIEW; Schema: reporting; Owner: -
+--
+
+CREATE VIEW reporting.load_shedding AS
+ SELECT class,
+    active,
+    since,
+    lane,
+    make_interval(secs => oldest_seconds) AS late_by,
+    NULLIF(judged_at, to_timestamp((0)::double precision)) AS judged_at
+   FROM store.load_shedding s;
+
+--
+-- Name: VIEW load_shedding; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON VIEW reporting.load_shedding IS 'Whether claims of promotional deliveries pause because transactional or alert ones are late';
+
+--
+-- Name: COLUMN load_shedding.class; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.load_shedding.class IS 'The class that pauses: promotional';
+
+--
+-- Name: COLUMN load_shedding.active; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.load_shedding.active IS 'Whether it pauses now';
+
+--
+-- Name: COLUMN load_shedding.since; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.load_shedding.since IS 'Since when that is so';
+
+--
+-- Name: COLUMN load_shedding.lane; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.load_shedding.lane IS 'The lane that was late when this was last judged';
+
+--
+-- Name: COLUMN load_shedding.late_by; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.load_shedding.late_by IS 'How late it was';
+
+--
+-- Name: COLUMN load_shedding.judged_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.load_shedding.judged_at IS 'When this was last judged; NULL before the first time';
+
+--
+-- Name: provider_errors; Type: VIEW; Schema: reporting; Owner: -
+--
+
+CREATE VIEW reporting.provider_errors AS
+ SELECT provider,
+    date_trunc('minute'::text, at) AS minute,
+    sum(calls) AS calls,
+    sum(accepted) AS accepted,
+    sum(client_errors) AS client_errors,
+    sum(server_errors) AS server_errors,
+    sum(unknown) AS unknown,
+    sum(failures) AS failures,
+    round(((sum(failures))::numeric / (NULLIF(sum(calls), 0))::numeric), 4) AS error_rate
+   FROM store.provider_outcomes o
+  GROUP BY provider, (date_trunc('minute'::text, at));
+
+--
+-- Name: VIEW provider_errors; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON VIEW reporting.provider_errors IS 'What calls came to, by provider account and minute. A minute without calls has no row';
+
+--
+-- Name: COLUMN provider_errors.provider; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.provider_errors.provider IS 'The provider account';
+
+--
+-- Name: COLUMN provider_errors.minute; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.provider_errors.minute IS 'The beginning of the minute';
+
+--
+-- Name: COLUMN provider_errors.calls; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.provider_errors.calls IS 'Calls that ended in it';
+
+--
+-- Name: COLUMN provider_errors.accepted; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.provider_errors.accepted IS 'Of these, accepted';
+
+--
+-- Name: COLUMN provider_errors.client_errors; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.provider_errors.client_errors IS 'Of these, answered 4xx: a bad address or content, a refused account, a limit';
+
+--
+-- Name: COLUMN provider_errors.server_errors; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.provider_errors.server_errors IS 'Of these, answered 5xx';
+
+--
+-- Name: COLUMN provider_errors.unknown; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.provider_errors.unknown IS 'Of these, it is not known whether they were accepted';
+
+--
+-- Name: COLUMN provider_errors.failures; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.provider_errors.failures IS 'Of these, those that speak against the provider: transient errors, no answer, an unknown outcome. Its breaker is judged by them';
+
+--
+-- Name: COLUMN provider_errors.error_rate; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.provider_errors.error_rate IS 'failures / calls, 0 to 1';
+
+--
+-- Name: api_key_limits; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.api_key_limits (
+    key_id integer NOT NULL,
+    hour timestamp with time zone NOT NULL,
+    hits bigint NOT NULL,
+    last_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+--
+-- Name: api_keys; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.api_keys (
+    id integer NOT NULL,
+    tenant_id integer NOT NULL,
+    name text NOT NULL,
+    prefix text NOT NULL,
+    hash bytea NOT NULL,
+    scopes text[] NOT NULL,
+    rate_per_second integer DEFAULT 1000 NOT NULL,
+    burst integer DEFAULT 2000 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    revoked_at timestamp with time zone,
+    CONSTRAINT api_keys_check CHECK ((burst >= rate_per_second)),
+    CONSTRAINT api_keys_hash_check CHECK ((length(hash) = 32)),
+    CONSTRAINT api_keys_rate_per_second_check CHECK ((rate_per_second > 0)),
+    CONSTRAINT api_keys_scopes_check CHECK (((scopes <@ ARRAY['send'::text, 'read'::text, 'admin'::text]) AND (cardinality(scopes) > 0)))
+);
+
+--
+-- Name: COLUMN api_keys.hash; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.api_keys.hash IS 'SHA-256 of the whole key; a key is 256 random bits, so a slow hash would add nothing';
+
+--
+-- Name: rate_limit_hits; Type: VIEW; Schema: reporting; Owner: -
+--
+
+CREATE VIEW reporting.rate_limit_hits AS
+ SELECT 'provider'::text AS level,
+    c.name,
+    NULL::text AS tenant,
+    date_trunc('hour'::text, c.at) AS hour,
+    (sum(COALESCE(((c.data ->> 'hits'::text))::bigint, (1)::bigint)))::bigint AS hits,
+    max(c.at) AS last_at
+   FROM store.control_events c
+  WHERE ((c.subject = 'provider'::text) AND (c.event = 'limited'::text))
+  GROUP BY c.name, (date_trunc('hour'::text, c.at))
+UNION ALL
+ SELECT 'api_key'::text AS level,
+    k.prefix AS name,
+    t.name AS tenant,
+    l.hour,
+    l.hits,
+    l.last_at
+   FROM ((store.api_key_limits l
+     JOIN store.api_keys k ON ((k.id = l.key_id)))
+     JOIN store.tenants t ON ((t.id = k.tenant_id)));
+
+--
+-- Name: VIEW rate_limit_hits; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON VIEW reporting.rate_limit_hits IS 'Limits that were reached, by hour: those that provider accounts reported, and those of our own on API keys, answered 429. The last second or so of an API key that went silent may be missing';
+
+--
+-- Name: COLUMN rate_limit_hits.level; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.rate_limit_hits.level IS 'provider or api_key: whose limit it is';
+
+--
+-- Name: COLUMN rate_limit_hits.name; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.rate_limit_hits.name IS 'The provider account that said to slow down, or the prefix of the key that was told to';
+
+--
+-- Name: COLUMN rate_limit_hits.tenant; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.rate_limit_hits.tenant IS 'Whose key it is; NULL for a provider';
+
+--
+-- Name: COLUMN rate_limit_hits.hour; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.rate_limit_hits.hour IS 'The beginning of the hour';
+
+--
+-- Name: COLUMN rate_limit_hits.hits; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.rate_limit_hits.hits IS 'Calls or requests that were refused';
+
+--
+-- Name: COLUMN rate_limit_hits.last_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.rate_limit_hits.last_at IS 'When that last happened in that hour';
+
+--
+-- Name: route_capabilities; Type: VIEW; Schema: reporting; Owner: -
+--
+
+CREATE VIEW reporting.route_capabilities AS
+ SELECT provider,
+    channel,
+    country,
+    provable,
+    source,
+    note,
+    updated_at
+   FROM store.route_capabilities c;
+
+--
+-- Name: VIEW route_capabilities; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON VIEW reporting.route_capabilities IS 'Whether anybody tells that a message arrived. The row of a country goes before that of all';
+
+--
+-- Name: COLUMN route_capabilities.provider; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.route_capabilities.provider IS 'The provider account';
+
+--
+-- Name: COLUMN route_capabilities.channel; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.route_capabilities.channel IS 'email, push, sms, in_app, webhook or chat';
+
+--
+-- Name: COLUMN route_capabilities.country; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.route_capabilities.country IS 'ISO 3166-1 of a phone number, like GB; * for all others';
+
+--
+-- Name: COLUMN route_capabilities.provable; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.route_capabilities.provable IS 'Whether a delivery there can be proven';
+
+--
+-- Name: COLUMN route_capabilities.source; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.route_capabilities.source IS 'adapter, or operator: landed.set_route_capability says so';
+
+--
+-- Name: COLUMN route_capabilities.note; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.route_capabilities.note IS 'Why';
+
+--
+-- Name: COLUMN route_capabilities.updated_at; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.route_capabilities.updated_at IS 'When that was last said';
 
 --
 -- Name: inbound_events; Type: TABLE; Schema: store; Owner: -
@@ -4383,86 +5708,110 @@ CREATE VIEW reporting.stuck AS
             d.reason,
             d.due_at,
             'a worker of its lane should have claimed it'::text
-           FROM ( SELECT deliveries.shard,
-                    deliveries.id,
-                    deliveries.notification_id,
-                    deliveries.tenant_id,
-                    deliveries.recipient_id,
-                    deliveries.category,
-                    deliveries.class,
-                    deliveries.channel,
-                    deliveries.lane,
-                    deliveries.address,
-                    deliveries.sender,
-                    deliveries.reply_to,
-                    deliveries.template_id,
-                    deliveries.template_version,
-                    deliveries.state,
-                    deliveries.reason,
-                    deliveries.due_at,
-                    deliveries.lease_owner,
-                    deliveries.attempt_no,
-                    deliveries.failures,
-                    deliveries.lookups,
-                    deliveries.provider,
-                    deliveries.provider_message_id,
-                    deliveries.evidence_id,
-                    deliveries.replay_of,
-                    deliveries.expires_at,
-                    deliveries.created_at,
-                    deliveries.sent_at,
-                    deliveries.delivered_at,
-                    deliveries.bounced_at,
-                    deliveries.opened_at,
-                    deliveries.clicked_at,
-                    deliveries.complained_at,
-                    deliveries.unsubscribed_at,
-                    deliveries.ended_at,
-                    deliveries.updated_at
-                   FROM store.deliveries
-                  WHERE ((deliveries.state = 'queued'::text) AND (deliveries.failures = 0) AND (deliveries.due_at < (now() - '00:05:00'::interval)))
+           FROM (( SELECT q.lane,
+                    ((EXISTS ( SELECT
+                           FROM store.load_shedding s
+                          WHERE ((s.class = split_part(q.lane, '.'::text, 2)) AND (s.active OR (s.since > (now() - '00:05:00'::interval)))))) OR (EXISTS ( SELECT
+                           FROM store.lanes l
+                          WHERE ((l.name = q.lane) AND (NOT (EXISTS ( SELECT
+                                   FROM (jsonb_array_elements(l.providers) a(account)
+                                     LEFT JOIN store.provider_states p ON ((p.provider = (a.account ->> 'provider'::text))))
+                                  WHERE ((p.provider IS NULL) OR ((p.breaker = 'closed'::text) AND (p.drained_at IS NULL) AND (p.since <= (now() - '00:05:00'::interval)) AND ((p.paused_until IS NULL) OR (p.paused_until <= (now() - '00:05:00'::interval)))))))))))) AS on_purpose
+                   FROM reporting.queued_lanes() q(lane)) lane
+             CROSS JOIN LATERAL (( SELECT f.shard,
+                    f.id,
+                    f.notification_id,
+                    f.tenant_id,
+                    f.recipient_id,
+                    f.category,
+                    f.class,
+                    f.channel,
+                    f.lane,
+                    f.address,
+                    f.sender,
+                    f.reply_to,
+                    f.template_id,
+                    f.template_version,
+                    f.state,
+                    f.reason,
+                    f.due_at,
+                    f.lease_owner,
+                    f.attempt_no,
+                    f.failures,
+                    f.lookups,
+                    f.provider,
+                    f.provider_message_id,
+                    f.evidence_id,
+                    f.replay_of,
+                    f.expires_at,
+                    f.created_at,
+                    f.sent_at,
+                    f.delivered_at,
+                    f.bounced_at,
+                    f.opened_at,
+                    f.clicked_at,
+                    f.complained_at,
+                    f.unsubscribed_at,
+                    f.ended_at,
+                    f.updated_at,
+                    f.country,
+                    f.tried
+                   FROM store.deliveries f
+                  WHERE ((f.lane = lane.lane) AND (f.state = 'queued'::text) AND (f.failures = 0) AND (f.due_at < (now() - '00:05:00'::interval)))
+                  ORDER BY f.due_at
+                 LIMIT
+                        CASE
+                            WHEN lane.on_purpose THEN 100
+                            ELSE NULL::integer
+                        END)
                 UNION ALL
-                 SELECT deliveries.shard,
-                    deliveries.id,
-                    deliveries.notification_id,
-                    deliveries.tenant_id,
-                    deliveries.recipient_id,
-                    deliveries.category,
-                    deliveries.class,
-                    deliveries.channel,
-                    deliveries.lane,
-                    deliveries.address,
-                    deliveries.sender,
-                    deliveries.reply_to,
-                    deliveries.template_id,
-                    deliveries.template_version,
-                    deliveries.state,
-                    deliveries.reason,
-                    deliveries.due_at,
-                    deliveries.lease_owner,
-                    deliveries.attempt_no,
-                    deliveries.failures,
-                    deliveries.lookups,
-                    deliveries.provider,
-                    deliveries.provider_message_id,
-                    deliveries.evidence_id,
-                    deliveries.replay_of,
-                    deliveries.expires_at,
-                    deliveries.created_at,
-                    deliveries.sent_at,
-                    deliveries.delivered_at,
-                    deliveries.bounced_at,
-                    deliveries.opened_at,
-                    deliveries.clicked_at,
-                    deliveries.complained_at,
-                    deliveries.unsubscribed_at,
-                    deliveries.ended_at,
-                    deliveries.updated_at
-                   FROM store.deliveries
-                  WHERE ((deliveries.state = 'queued'::text) AND (deliveries.failures > 0) AND (deliveries.due_at < (now() - '00:05:00'::interval)))) d
-          WHERE ((d.expires_at < (now() - '00:05:00'::interval)) OR (NOT (EXISTS ( SELECT
-                   FROM store.provider_states p
-                  WHERE ((p.paused_until > (now() - '00:05:00'::interval)) AND ((d.provider IS NULL) OR (d.provider = p.provider)))))))
+                ( SELECT f.shard,
+                    f.id,
+                    f.notification_id,
+                    f.tenant_id,
+                    f.recipient_id,
+                    f.category,
+                    f.class,
+                    f.channel,
+                    f.lane,
+                    f.address,
+                    f.sender,
+                    f.reply_to,
+                    f.template_id,
+                    f.template_version,
+                    f.state,
+                    f.reason,
+                    f.due_at,
+                    f.lease_owner,
+                    f.attempt_no,
+                    f.failures,
+                    f.lookups,
+                    f.provider,
+                    f.provider_message_id,
+                    f.evidence_id,
+                    f.replay_of,
+                    f.expires_at,
+                    f.created_at,
+                    f.sent_at,
+                    f.delivered_at,
+                    f.bounced_at,
+                    f.opened_at,
+                    f.clicked_at,
+                    f.complained_at,
+                    f.unsubscribed_at,
+                    f.ended_at,
+                    f.updated_at,
+                    f.country,
+                    f.tried
+                   FROM store.deliveries f
+                  WHERE ((f.lane = lane.lane) AND (f.state = 'queued'::text) AND (f.failures > 0) AND (f.due_at < (now() - '00:05:00'::interval)))
+                  ORDER BY f.due_at
+                 LIMIT
+                        CASE
+                            WHEN lane.on_purpose THEN 100
+                            ELSE NULL::integer
+                        END)) d)
+          WHERE ((NOT lane.on_purpose) OR (d.expires_at < (now() - '00:05:00'::interval)))
         UNION ALL
          SELECT 'delivery'::text,
             d.state,
@@ -5004,11 +6353,15 @@ CREATE VIEW reporting.waiting AS
     waiting.lane,
     waiting.state,
     waiting.reason,
+        CASE
+            WHEN ((waiting.state = 'queued'::text) AND (waiting.overdue > 0)) THEN l.waiting_for
+            ELSE NULL::text
+        END AS waits_for,
     waiting.rows,
     waiting.overdue,
     waiting.first_due_at,
     waiting.last_due_at
-   FROM (( SELECT n.tenant_id,
+   FROM ((( SELECT n.tenant_id,
             ('intake.'::text || n.class) AS lane,
             n.state,
             n.reason,
@@ -5043,6 +6396,7 @@ CREATE VIEW reporting.waiting AS
            FROM store.deliveries d
           WHERE (d.state = ANY (ARRAY['sending'::text, 'sent'::text, 'ambiguous'::text]))
           GROUP BY d.tenant_id, d.lane, d.state, d.reason) waiting
+     LEFT JOIN reporting.lanes l ON ((l.lane = waiting.lane)))
      LEFT JOIN store.tenants t ON ((t.id = waiting.tenant_id)));
 
 --
@@ -5073,7 +6427,13 @@ COMMENT ON COLUMN reporting.waiting.state IS 'accepted (not planned yet), queued
 -- Name: COLUMN waiting.reason; Type: COMMENT; Schema: reporting; Owner: -
 --
 
-COMMENT ON COLUMN reporting.waiting.reason IS 'Why: retry, rate_limited, unauthorized, held, replay, released, outcome_unknown, endpoint_failing, …; NULL is the ordinary wait for a turn';
+COMMENT ON COLUMN reporting.waiting.reason IS 'Why: retry, failover, probe_failed, rate_limited, unauthorized, held, replay, released, outcome_unknown, endpoint_failing, …; NULL is the ordinary wait for a turn';
+
+--
+-- Name: COLUMN waiting.waits_for; Type: COMMENT; Schema: reporting; Owner: -
+--
+
+COMMENT ON COLUMN reporting.waiting.waits_for IS 'What its lane lacks for those that are queued and due: no_provider, no_worker or load_shedding; reporting.lanes tells more';
 
 --
 -- Name: COLUMN waiting.rows; Type: COMMENT; Schema: reporting; Owner: -
@@ -5168,21 +6528,6 @@ COMMENT ON COLUMN reporting.webhook_refusals.last_at IS 'When the last one came'
 COMMENT ON COLUMN reporting.webhook_refusals.last_detail IS 'What was wrong with the last one';
 
 --
--- Name: workers; Type: TABLE; Schema: store; Owner: -
---
-
-CREATE TABLE store.workers (
-    id uuid NOT NULL,
-    region text NOT NULL,
-    host text NOT NULL,
-    pid integer NOT NULL,
-    lanes text[] NOT NULL,
-    started_at timestamp with time zone DEFAULT now() NOT NULL,
-    last_seen_at timestamp with time zone DEFAULT now() NOT NULL,
-    stopped_at timestamp with time zone
-);
-
---
 -- Name: workers; Type: VIEW; Schema: reporting; Owner: -
 --
 
@@ -5274,33 +6619,6 @@ CREATE TABLE store.alembic_version (
 );
 
 --
--- Name: api_keys; Type: TABLE; Schema: store; Owner: -
---
-
-CREATE TABLE store.api_keys (
-    id integer NOT NULL,
-    tenant_id integer NOT NULL,
-    name text NOT NULL,
-    prefix text NOT NULL,
-    hash bytea NOT NULL,
-    scopes text[] NOT NULL,
-    rate_per_second integer DEFAULT 1000 NOT NULL,
-    burst integer DEFAULT 2000 NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    revoked_at timestamp with time zone,
-    CONSTRAINT api_keys_check CHECK ((burst >= rate_per_second)),
-    CONSTRAINT api_keys_hash_check CHECK ((length(hash) = 32)),
-    CONSTRAINT api_keys_rate_per_second_check CHECK ((rate_per_second > 0)),
-    CONSTRAINT api_keys_scopes_check CHECK (((scopes <@ ARRAY['send'::text, 'read'::text, 'admin'::text]) AND (cardinality(scopes) > 0)))
-);
-
---
--- Name: COLUMN api_keys.hash; Type: COMMENT; Schema: store; Owner: -
---
-
-COMMENT ON COLUMN store.api_keys.hash IS 'SHA-256 of the whole key; a key is 256 random bits, so a slow hash would add nothing';
-
---
 -- Name: api_keys_id_seq; Type: SEQUENCE; Schema: store; Owner: -
 --
 
@@ -5357,6 +6675,19 @@ COMMENT ON TABLE store.consents IS 'Opt-outs and opt-ins in the words of the add
 
 ALTER TABLE store.consents ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME store.consents_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+--
+-- Name: control_events_id_seq; Type: SEQUENCE; Schema: store; Owner: -
+--
+
+ALTER TABLE store.control_events ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME store.control_events_id_seq
     START WITH 1
     INCREMENT BY 1
     NO MINVALUE
@@ -5542,20 +6873,6 @@ COMMENT ON COLUMN store.recipients.addresses IS 'Where else it is reached: {"web
 COMMENT ON COLUMN store.recipients.channels IS 'The channels it prefers, NULL for any. Holds where the request names none itself (R-060)';
 
 --
--- Name: regions; Type: TABLE; Schema: store; Owner: -
---
-
-CREATE TABLE store.regions (
-    name text NOT NULL,
-    active boolean DEFAULT false NOT NULL,
-    epoch bigint DEFAULT 1 NOT NULL,
-    mode text DEFAULT 'solo'::text NOT NULL,
-    promoted_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT regions_epoch_check CHECK ((epoch > 0)),
-    CONSTRAINT regions_mode_check CHECK ((mode = ANY (ARRAY['sync'::text, 'solo'::text, 'tainted'::text])))
-);
-
---
 -- Name: soft_bounces; Type: TABLE; Schema: store; Owner: -
 --
 
@@ -5707,6 +7024,13 @@ ALTER TABLE ONLY store.alembic_version
     ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
 
 --
+-- Name: api_key_limits api_key_limits_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.api_key_limits
+    ADD CONSTRAINT api_key_limits_pkey PRIMARY KEY (key_id, hour);
+
+--
 -- Name: api_keys api_keys_hash_key; Type: CONSTRAINT; Schema: store; Owner: -
 --
 
@@ -5754,6 +7078,13 @@ ALTER TABLE ONLY store.channel_costs
 
 ALTER TABLE ONLY store.consents
     ADD CONSTRAINT consents_pkey PRIMARY KEY (id);
+
+--
+-- Name: control_events control_events_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.control_events
+    ADD CONSTRAINT control_events_pkey PRIMARY KEY (id);
 
 --
 -- Name: deliveries deliveries_pkey; Type: CONSTRAINT; Schema: store; Owner: -
@@ -5812,6 +7143,20 @@ ALTER TABLE ONLY store.inboxes
     ADD CONSTRAINT inboxes_pkey PRIMARY KEY (tenant_id, recipient_id);
 
 --
+-- Name: lanes lanes_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.lanes
+    ADD CONSTRAINT lanes_pkey PRIMARY KEY (name);
+
+--
+-- Name: load_shedding load_shedding_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.load_shedding
+    ADD CONSTRAINT load_shedding_pkey PRIMARY KEY (class);
+
+--
 -- Name: notifications notifications_pkey; Type: CONSTRAINT; Schema: store; Owner: -
 --
 
@@ -5824,6 +7169,20 @@ ALTER TABLE ONLY store.notifications
 
 ALTER TABLE ONLY store.producers
     ADD CONSTRAINT producers_pkey PRIMARY KEY (role_name, tenant_id);
+
+--
+-- Name: provider_outcomes provider_outcomes_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.provider_outcomes
+    ADD CONSTRAINT provider_outcomes_pkey PRIMARY KEY (provider, at);
+
+--
+-- Name: provider_rates provider_rates_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.provider_rates
+    ADD CONSTRAINT provider_rates_pkey PRIMARY KEY (provider);
 
 --
 -- Name: provider_states provider_states_pkey; Type: CONSTRAINT; Schema: store; Owner: -
@@ -5866,6 +7225,13 @@ ALTER TABLE ONLY store.recipients
 
 ALTER TABLE ONLY store.regions
     ADD CONSTRAINT regions_pkey PRIMARY KEY (name);
+
+--
+-- Name: route_capabilities route_capabilities_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.route_capabilities
+    ADD CONSTRAINT route_capabilities_pkey PRIMARY KEY (provider, channel, country);
 
 --
 -- Name: soft_bounces soft_bounces_pkey; Type: CONSTRAINT; Schema: store; Owner: -
@@ -6013,6 +7379,12 @@ CREATE INDEX consents_address ON store.consents USING btree (channel, address, o
 --
 
 CREATE UNIQUE INDEX consents_told ON store.consents USING btree (provider, event_key) WHERE (event_key IS NOT NULL);
+
+--
+-- Name: control_events_at; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE INDEX control_events_at ON store.control_events USING btree (at);
 
 --
 -- Name: deliveries_due_first; Type: INDEX; Schema: store; Owner: -
@@ -6324,6 +7696,13 @@ ALTER TABLE ONLY procrastinate.procrastinate_periodic_defers
     ADD CONSTRAINT procrastinate_periodic_defers_job_id_fkey FOREIGN KEY (job_id) REFERENCES procrastinate.procrastinate_jobs(id);
 
 --
+-- Name: api_key_limits api_key_limits_key_id_fkey; Type: FK CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.api_key_limits
+    ADD CONSTRAINT api_key_limits_key_id_fkey FOREIGN KEY (key_id) REFERENCES store.api_keys(id) ON DELETE CASCADE;
+
+--
 -- Name: api_keys api_keys_tenant_id_fkey; Type: FK CONSTRAINT; Schema: store; Owner: -
 --
 
@@ -6437,6 +7816,13 @@ GRANT USAGE ON SCHEMA reporting TO landed_reporter;
 GRANT USAGE ON SCHEMA store TO landed_service;
 
 --
+-- Name: FUNCTION _actor(); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._actor() FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._actor() TO landed_service;
+
+--
 -- Name: TABLE audit_log; Type: ACL; Schema: store; Owner: -
 --
 
@@ -6477,11 +7863,25 @@ REVOKE ALL ON FUNCTION landed._check_address(channel text, address text) FROM PU
 GRANT ALL ON FUNCTION landed._check_address(channel text, address text) TO landed_service;
 
 --
+-- Name: FUNCTION _check_capability(channel text, country text, provable boolean); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._check_capability(channel text, country text, provable boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._check_capability(channel text, country text, provable boolean) TO landed_service;
+
+--
 -- Name: FUNCTION _check_line(field text, value text, length_max integer); Type: ACL; Schema: landed; Owner: -
 --
 
 REVOKE ALL ON FUNCTION landed._check_line(field text, value text, length_max integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION landed._check_line(field text, value text, length_max integer) TO landed_service;
+
+--
+-- Name: FUNCTION _check_provider(provider text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._check_provider(provider text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._check_provider(provider text) TO landed_service;
 
 --
 -- Name: FUNCTION _check_replay(state text, max_rows integer, commit boolean, reason text, expires_at timestamp with time zone); Type: ACL; Schema: landed; Owner: -
@@ -6719,6 +8119,19 @@ REVOKE ALL ON FUNCTION landed._tell(shard smallint, tenant_id integer, notificat
 GRANT ALL ON FUNCTION landed._tell(shard smallint, tenant_id integer, notification_id uuid, delivery_id uuid, kind text, data jsonb) TO landed_service;
 
 --
+-- Name: TABLE control_events; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE ON TABLE store.control_events TO landed_service;
+
+--
+-- Name: FUNCTION _tell_provider(event text, provider text, detail text, data jsonb); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._tell_provider(event text, provider text, detail text, data jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._tell_provider(event text, provider text, detail text, data jsonb) TO landed_service;
+
+--
 -- Name: FUNCTION _template_to_send(tenant_id integer, template_id text, version integer, channels text[]); Type: ACL; Schema: landed; Owner: -
 --
 
@@ -6768,10 +8181,11 @@ REVOKE ALL ON FUNCTION landed._validity(tenant_id integer, category text) FROM P
 GRANT ALL ON FUNCTION landed._validity(tenant_id integer, category text) TO landed_service;
 
 --
--- Name: TABLE provider_states; Type: ACL; Schema: store; Owner: -
+-- Name: FUNCTION _why_lane(lane text); Type: ACL; Schema: landed; Owner: -
 --
 
-GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.provider_states TO landed_service;
+REVOKE ALL ON FUNCTION landed._why_lane(lane text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._why_lane(lane text) TO landed_service;
 
 --
 -- Name: FUNCTION _why_delivery(d store.deliveries); Type: ACL; Schema: landed; Owner: -
@@ -6801,6 +8215,14 @@ GRANT ALL ON FUNCTION landed.accept(items jsonb, key_ttl interval) TO landed_ser
 REVOKE ALL ON FUNCTION landed.cancel(notification_id uuid, reason text, tenant text) FROM PUBLIC;
 GRANT ALL ON FUNCTION landed.cancel(notification_id uuid, reason text, tenant text) TO landed_service;
 GRANT ALL ON FUNCTION landed.cancel(notification_id uuid, reason text, tenant text) TO landed_operator;
+
+--
+-- Name: FUNCTION drain_provider(provider text, reason text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed.drain_provider(provider text, reason text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed.drain_provider(provider text, reason text) TO landed_service;
+GRANT ALL ON FUNCTION landed.drain_provider(provider text, reason text) TO landed_operator;
 
 --
 -- Name: FUNCTION explain(notification_id uuid, tenant text); Type: ACL; Schema: landed; Owner: -
@@ -6874,6 +8296,14 @@ GRANT ALL ON FUNCTION landed.resolve(delivery_id uuid, verdict text, reason text
 GRANT ALL ON FUNCTION landed.resolve(delivery_id uuid, verdict text, reason text, tenant text) TO landed_operator;
 
 --
+-- Name: FUNCTION restore_provider(provider text, reason text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed.restore_provider(provider text, reason text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed.restore_provider(provider text, reason text) TO landed_service;
+GRANT ALL ON FUNCTION landed.restore_provider(provider text, reason text) TO landed_operator;
+
+--
 -- Name: FUNCTION revoke_producer(role name, tenant text); Type: ACL; Schema: landed; Owner: -
 --
 
@@ -6887,6 +8317,14 @@ GRANT ALL ON FUNCTION landed.revoke_producer(role name, tenant text) TO landed_s
 REVOKE ALL ON FUNCTION landed.send(tenant text, recipient_id text, template_id text, variables jsonb, category text, idempotency_key text, channels text[], template_version integer, send_at timestamp with time zone, expires_at timestamp with time zone, wake boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION landed.send(tenant text, recipient_id text, template_id text, variables jsonb, category text, idempotency_key text, channels text[], template_version integer, send_at timestamp with time zone, expires_at timestamp with time zone, wake boolean) TO landed_service;
 GRANT ALL ON FUNCTION landed.send(tenant text, recipient_id text, template_id text, variables jsonb, category text, idempotency_key text, channels text[], template_version integer, send_at timestamp with time zone, expires_at timestamp with time zone, wake boolean) TO landed_producer;
+
+--
+-- Name: FUNCTION set_route_capability(provider text, channel text, country text, provable boolean, reason text); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed.set_route_capability(provider text, channel text, country text, provable boolean, reason text) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed.set_route_capability(provider text, channel text, country text, provable boolean, reason text) TO landed_service;
+GRANT ALL ON FUNCTION landed.set_route_capability(provider text, channel text, country text, provable boolean, reason text) TO landed_operator;
 
 --
 -- Name: FUNCTION suppress(tenant text, channel text, address text, reason_text text, scope text); Type: ACL; Schema: landed; Owner: -
@@ -6949,12 +8387,6 @@ GRANT ALL ON FUNCTION store.children_from(parent uuid) TO landed_service;
 GRANT ALL ON FUNCTION store.children_to(parent uuid) TO landed_service;
 
 --
--- Name: FUNCTION drop_partitions(through_day date, dead_letter_retention interval); Type: ACL; Schema: store; Owner: -
---
-
-GRANT ALL ON FUNCTION store.drop_partitions(through_day date, dead_letter_retention interval) TO landed_service;
-
---
 -- Name: FUNCTION ensure_partitions(first_day date, last_day date); Type: ACL; Schema: store; Owner: -
 --
 
@@ -6995,6 +8427,12 @@ GRANT ALL ON FUNCTION store.new_child_id(parent uuid) TO landed_service;
 --
 
 GRANT ALL ON FUNCTION store.notify_config() TO landed_service;
+
+--
+-- Name: FUNCTION past_partitions(through_day date, dead_letter_retention interval); Type: ACL; Schema: store; Owner: -
+--
+
+GRANT ALL ON FUNCTION store.past_partitions(through_day date, dead_letter_retention interval) TO landed_service;
 
 --
 -- Name: FUNCTION refuse_change(); Type: ACL; Schema: store; Owner: -
@@ -7043,6 +8481,14 @@ GRANT SELECT ON TABLE reporting.bounce_rate_by_domain TO landed_operator;
 GRANT SELECT ON TABLE reporting.bounce_rate_by_domain TO landed_reporter;
 
 --
+-- Name: TABLE control_events; Type: ACL; Schema: reporting; Owner: -
+--
+
+GRANT SELECT ON TABLE reporting.control_events TO landed_service;
+GRANT SELECT ON TABLE reporting.control_events TO landed_operator;
+GRANT SELECT ON TABLE reporting.control_events TO landed_reporter;
+
+--
 -- Name: TABLE channel_costs; Type: ACL; Schema: store; Owner: -
 --
 
@@ -7055,6 +8501,14 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.channel_costs TO landed_service
 GRANT SELECT ON TABLE reporting.costs TO landed_service;
 GRANT SELECT ON TABLE reporting.costs TO landed_operator;
 GRANT SELECT ON TABLE reporting.costs TO landed_reporter;
+
+--
+-- Name: TABLE dead_letter_depth; Type: ACL; Schema: reporting; Owner: -
+--
+
+GRANT SELECT ON TABLE reporting.dead_letter_depth TO landed_service;
+GRANT SELECT ON TABLE reporting.dead_letter_depth TO landed_operator;
+GRANT SELECT ON TABLE reporting.dead_letter_depth TO landed_reporter;
 
 --
 -- Name: TABLE dead_letters; Type: ACL; Schema: reporting; Owner: -
@@ -7073,6 +8527,20 @@ GRANT SELECT ON TABLE reporting.deliveries TO landed_operator;
 GRANT SELECT ON TABLE reporting.deliveries TO landed_reporter;
 
 --
+-- Name: TABLE route_capabilities; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.route_capabilities TO landed_service;
+
+--
+-- Name: TABLE delivery_rates; Type: ACL; Schema: reporting; Owner: -
+--
+
+GRANT SELECT ON TABLE reporting.delivery_rates TO landed_service;
+GRANT SELECT ON TABLE reporting.delivery_rates TO landed_operator;
+GRANT SELECT ON TABLE reporting.delivery_rates TO landed_reporter;
+
+--
 -- Name: TABLE endpoints; Type: ACL; Schema: reporting; Owner: -
 --
 
@@ -7081,12 +8549,106 @@ GRANT SELECT ON TABLE reporting.endpoints TO landed_operator;
 GRANT SELECT ON TABLE reporting.endpoints TO landed_reporter;
 
 --
+-- Name: TABLE lanes; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.lanes TO landed_service;
+
+--
+-- Name: TABLE provider_outcomes; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.provider_outcomes TO landed_service;
+
+--
+-- Name: TABLE provider_rates; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.provider_rates TO landed_service;
+
+--
+-- Name: TABLE provider_states; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.provider_states TO landed_service;
+
+--
 -- Name: TABLE providers; Type: ACL; Schema: reporting; Owner: -
 --
 
 GRANT SELECT ON TABLE reporting.providers TO landed_service;
 GRANT SELECT ON TABLE reporting.providers TO landed_operator;
 GRANT SELECT ON TABLE reporting.providers TO landed_reporter;
+
+--
+-- Name: TABLE load_shedding; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.load_shedding TO landed_service;
+
+--
+-- Name: TABLE regions; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.regions TO landed_service;
+
+--
+-- Name: TABLE workers; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.workers TO landed_service;
+
+--
+-- Name: TABLE lanes; Type: ACL; Schema: reporting; Owner: -
+--
+
+GRANT SELECT ON TABLE reporting.lanes TO landed_service;
+GRANT SELECT ON TABLE reporting.lanes TO landed_operator;
+GRANT SELECT ON TABLE reporting.lanes TO landed_reporter;
+
+--
+-- Name: TABLE load_shedding; Type: ACL; Schema: reporting; Owner: -
+--
+
+GRANT SELECT ON TABLE reporting.load_shedding TO landed_service;
+GRANT SELECT ON TABLE reporting.load_shedding TO landed_operator;
+GRANT SELECT ON TABLE reporting.load_shedding TO landed_reporter;
+
+--
+-- Name: TABLE provider_errors; Type: ACL; Schema: reporting; Owner: -
+--
+
+GRANT SELECT ON TABLE reporting.provider_errors TO landed_service;
+GRANT SELECT ON TABLE reporting.provider_errors TO landed_operator;
+GRANT SELECT ON TABLE reporting.provider_errors TO landed_reporter;
+
+--
+-- Name: TABLE api_key_limits; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.api_key_limits TO landed_service;
+
+--
+-- Name: TABLE api_keys; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.api_keys TO landed_service;
+
+--
+-- Name: TABLE rate_limit_hits; Type: ACL; Schema: reporting; Owner: -
+--
+
+GRANT SELECT ON TABLE reporting.rate_limit_hits TO landed_service;
+GRANT SELECT ON TABLE reporting.rate_limit_hits TO landed_operator;
+GRANT SELECT ON TABLE reporting.rate_limit_hits TO landed_reporter;
+
+--
+-- Name: TABLE route_capabilities; Type: ACL; Schema: reporting; Owner: -
+--
+
+GRANT SELECT ON TABLE reporting.route_capabilities TO landed_service;
+GRANT SELECT ON TABLE reporting.route_capabilities TO landed_operator;
+GRANT SELECT ON TABLE reporting.route_capabilities TO landed_reporter;
 
 --
 -- Name: TABLE inbound_events; Type: ACL; Schema: store; Owner: -
@@ -7161,12 +8723,6 @@ GRANT SELECT ON TABLE reporting.webhook_refusals TO landed_operator;
 GRANT SELECT ON TABLE reporting.webhook_refusals TO landed_reporter;
 
 --
--- Name: TABLE workers; Type: ACL; Schema: store; Owner: -
---
-
-GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.workers TO landed_service;
-
---
 -- Name: TABLE workers; Type: ACL; Schema: reporting; Owner: -
 --
 
@@ -7179,12 +8735,6 @@ GRANT SELECT ON TABLE reporting.workers TO landed_reporter;
 --
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.alembic_version TO landed_service;
-
---
--- Name: TABLE api_keys; Type: ACL; Schema: store; Owner: -
---
-
-GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.api_keys TO landed_service;
 
 --
 -- Name: TABLE consents; Type: ACL; Schema: store; Owner: -
@@ -7239,12 +8789,6 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.recipient_signing_secrets TO la
 --
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.recipients TO landed_service;
-
---
--- Name: TABLE regions; Type: ACL; Schema: store; Owner: -
---
-
-GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.regions TO landed_service;
 
 --
 -- Name: TABLE soft_bounces; Type: ACL; Schema: store; Owner: -

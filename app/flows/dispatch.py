@@ -215,6 +215,8 @@ class Dispatcher:
             chosen = self._choose(due, probe)
             self._waits_for_others = bool(due) and not chosen and bool(self._usable(self._states))
             claimed = await self._open_attempts(conn, chosen)
+            if probe is not None and all(c.provider != probe for c in claimed):  # its address was suppressed meanwhile
+                await control_store.free_probe(conn, probe, worker_id=self._worker_id)
             found = await targets.load(conn, self.lane.channel, claimed)
             if claimed:
                 crash_point(Step.BEFORE_CLAIM_COMMIT)
