@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
 from psycopg.rows import dict_row
+from pytest_httpserver import HTTPServer
 
 from app.db import Database
 from app.domain.models import Evidence, EvidenceKind, NotificationClass, Outcome, OutcomeKind
@@ -556,6 +559,30 @@ async def test_calls_keep_to_the_rate_of_their_provider(dsn, seed, sandbox):
     ended_at = await row(seed, "SELECT max(closed_at) AS last FROM store.attempts")
     # All of them took the slots they needed; a slow machine takes longer.
     assert (ended_at["last"] - began[0]).total_seconds() >= (deliveries - 1) / rate - 0.5
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"),
+    [("7", 7), ("a date", 90), ("99999999999", 3600), ("-5", 1), ("0", 1), ("soon", 30), ("nan", 30)],
+)
+async def test_a_lane_rests_as_long_as_its_provider_asks_between_a_second_and_an_hour(dsn, seed, asked, seconds):
+    tenant = await make_tenant(seed)
+    refused = await make_delivery(seed, tenant_id=tenant.id, sender="Shop <shop@example.com>")
+    retry_after = (
+        format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True) if asked == "a date" else asked
+    )
+    with HTTPServer(host="127.0.0.1") as provider:
+        provider.expect_request(re.compile(".*")).respond_with_data("slow down", 429, {"Retry-After": retry_after})
+        async with working(dsn, mail_settings(provider.url_for("").rstrip("/"))):
+            await until(lambda: kinds(seed, refused))
+            later = await make_delivery(seed, tenant_id=tenant.id, sender="Shop <shop@example.com>")
+            state = await row(seed, "SELECT paused_until - limited_at AS pause, hits FROM store.provider_states")
+        assert len(provider.log) == 1 or seconds == 1
+    assert abs(state["pause"].total_seconds() - seconds) <= (2 if asked == "a date" else 0.001)
+    after = await delivery_row(seed, refused)
+    assert (after["state"], after["reason"], after["failures"]) == ("queued", "rate_limited", 0)
+    assert seconds == 1 or (await delivery_row(seed, later))["attempt_no"] == 0
+    assert [e["event"] for e in await rows(seed, "SELECT event FROM store.control_events")][:1] == ["limited"]
 
 
 async def test_a_connection_refused_is_retried_and_certainly_not_sent(dsn, seed):
