@@ -111,7 +111,9 @@ class Control:
     async def report(self) -> None:
         """One round."""
         await self._try_new_credentials()
-        _tell(await self._judge_providers())
+        events = await self._judge_providers()
+        self._ready.update({event.name: False for event in events if event.event == "opened"})
+        _tell(events)
         _tell(await self._judge_load())
 
     async def _judge_providers(self) -> list[ControlEvent]:

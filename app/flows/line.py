@@ -44,6 +44,7 @@ CALL_SECONDS_WEIGHT = 0.05  # of the newest call in the running average: some tw
 SLOTS_AHEAD_SECONDS = 1.0  # how far ahead a lane may lease the slots of a provider with a rate
 NOT_A_TEST = Outcome(OutcomeKind.REJECTED, "this provider takes no message without delivering it", reason="test_mode")
 TOO_LATE = Outcome(OutcomeKind.RELEASED, "too late after its intent")
+NOT_NOW = Outcome(OutcomeKind.RELEASED, "its provider takes no calls just now")
 Spawn = Callable[[Coroutine[None, None, None]], None]
 
 
@@ -227,6 +228,8 @@ class Line:
             await asyncio.sleep(early)
         if self._stopping:
             return Outcome(OutcomeKind.RELEASED, "shutting down"), None
+        if not job.probe and not self._control.is_ready(self.account):
+            return NOT_NOW, None  # it was claimed before its provider's breaker opened
         if self._is_late(job):
             return TOO_LATE, None
         loop = asyncio.get_running_loop()

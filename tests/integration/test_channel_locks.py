@@ -28,15 +28,17 @@ from app.flows import inbox as inbox_flow
 from app.flows import reconcile as reconciling
 from app.flows.apply import apply
 from app.flows.compose import InboxContent, Target
-from app.flows.dispatch import Dispatcher, Finished, Lane
+from app.flows.control import Control
+from app.flows.dispatch import Dispatcher, Lane
 from app.flows.fan_out import fan_out
+from app.flows.line import Finished
 from app.providers.access import AccessTokens
 from app.providers.accounts import ProviderSet
 from app.providers.base import Device, Lookup, LookupVerdict
 from app.providers.transport import Transport
 from app.rendering.pool import RenderPool
-from app.settings import Settings
-from app.store import devices, dispatch, endpoints, inbound, suppressions
+from app.settings import Choice, Settings
+from app.store import control, devices, dispatch, endpoints, inbound, suppressions
 from app.store import reconcile as unproven
 from app.store.inbox import Action, Inbox
 from app.store.reconcile import Unproven
@@ -67,6 +69,7 @@ SETTINGS = Settings(
         },
         "hooks": {"adapter": "standard-webhooks"},
         "inbox": {"adapter": "inbox"},
+        "spare": {"adapter": "postmark", "server_token": "t", "webhook_token": "w"},
     },
     routes={
         "email": ("mail",),
@@ -77,6 +80,10 @@ SETTINGS = Settings(
     },
     bounces={"soft_bounces_max": 3, "soft_bounce_days_min": 0},
 )
+
+SPARE = "spare"  # a second provider of every lane
+PROVIDERS = ProviderSet(SETTINGS.providers)
+WORKER = uuid4()
 
 Turn = Callable[[random.Random], Awaitable[object]]
 
@@ -99,7 +106,7 @@ CLAIMED = """
 SELECT d.shard, d.id, d.notification_id, d.tenant_id, d.recipient_id, d.category, d.class AS klass, d.channel,
        d.address, '' AS sender, NULL AS reply_to, d.template_id, d.template_version, d.attempt_no, d.failures,
        d.expires_at, d.id AS event_id, 'shop' AS tenant, '{}'::jsonb AS variables, d.created_at AS accepted_at,
-       false AS test_mode, false AS track_opens, false AS track_clicks
+       false AS test_mode, false AS track_opens, false AS track_clicks, d.provider, d.tried
 FROM store.deliveries d WHERE d.id = ANY(%s)
 """
 ASKED = """
@@ -122,6 +129,7 @@ class World:
         self.deadlocks: list[str] = []
 
     async def build(self) -> None:
+        await Control(self.db, PROVIDERS, SETTINGS, WORKER).publish([])
         for _ in range(2):
             tenant = await make_tenant(self.seed)
             self.tenants.append(tenant)
@@ -192,15 +200,17 @@ class World:
 
     def recorder(self, channel: str) -> Turn:
         account = ACCOUNTS[channel]
+        choices = (Choice(provider=account, order=1), Choice(provider=SPARE, order=2))
         dispatcher = Dispatcher(
-            Lane(f"{channel}.transactional.default", channel, NotificationClass.TRANSACTIONAL, account),
+            Lane(f"{channel}.transactional.default", channel, NotificationClass.TRANSACTIONAL, choices),
             db=self.db,
-            providers=ProviderSet(SETTINGS.providers),
-            transport=Transport(),
+            providers=PROVIDERS,
+            transports={choice.provider: Transport() for choice in choices},
             access=AccessTokens(Transport()),
             renderer=RenderPool(),
+            control=Control(self.db, PROVIDERS, SETTINGS, WORKER),
             settings=SETTINGS,
-            worker_id=uuid4(),
+            worker_id=WORKER,
             signing_key=b"key",
         )
 
@@ -222,6 +232,7 @@ class World:
                 Outcome(OutcomeKind.RECIPIENT_INVALID, "said STOP", 400, reason="opted_out"),
                 Outcome(OutcomeKind.TRANSIENT, "full", 450, evidence=(soft_bounce(claimed.id),)),
                 Outcome(OutcomeKind.RATE_LIMITED, "slow down", 429),
+                Outcome(OutcomeKind.UNAUTHORIZED, "bad key", 401),
                 Outcome(OutcomeKind.UNKNOWN, "lost"),
             ]
         )
@@ -230,7 +241,8 @@ class World:
         if claimed.channel == "push":
             [one] = [d for d in self.devices if str(d.id) == claimed.address]
             target = Target(device=Device(one.id, Platform.ANDROID, one.token, "production", None, None))
-        return Finished(claimed, outcome, b"h" * 32, target, item=item)
+        probe = chance.random() < 0.2
+        return Finished(claimed, outcome, b"h" * 32, target, item=item, seconds=0.1, probe=probe)
 
     async def tell(self, chance: random.Random) -> None:
         for channel, account in ACCOUNTS.items():
@@ -344,17 +356,39 @@ class World:
     async def claim(self, chance: random.Random) -> None:
         channel = chance.choice(list(ACCOUNTS))
         async with self.db.transaction() as conn:
-            await dispatch.claim(
+            providers = [ACCOUNTS[channel], SPARE]
+            due, _ = await dispatch.lock_due(
                 conn,
                 lane=f"{channel}.transactional.default",
-                provider=ACCOUNTS[channel],
+                klass="transactional",
+                providers=providers,
                 region="local",
-                worker_id=uuid4(),
                 limit=10,
                 retry_share=0.3,
-                lease_seconds=0,
-                to_endpoints=channel == "webhook",
             )
+            if due and channel == "webhook":
+                put_off = await dispatch.put_off_failing(conn, due)
+                due = [d for d in due if d.id not in put_off]
+            if not due:
+                return
+            await dispatch.share_addresses(conn, due)
+            await control.take_probe(conn, providers, worker_id=WORKER, probe_seconds=0.01)
+            chosen = [(d, chance.choice(providers)) for d in due]
+            await dispatch.open_attempts(conn, chosen, region="local", worker_id=WORKER, lease_seconds=0)
+
+    async def judge(self, chance: random.Random) -> None:
+        mine = Control(self.db, PROVIDERS, SETTINGS, WORKER)
+        for account in [*ACCOUNTS.values(), SPARE]:
+            for _ in range(chance.randrange(8)):
+                mine.count(account, Outcome(OutcomeKind.TRANSIENT, "down", 503), 1.0)
+        await mine.report()
+        await mine.publish([])
+
+    async def steer(self, chance: random.Random) -> None:
+        for account in chance.sample([*ACCOUNTS.values(), SPARE], 2):
+            what = chance.choice(["drain_provider", "restore_provider", "restore_provider"])
+            async with self.db.transaction() as conn:
+                await conn.execute(f"SELECT landed.{what}(%s, 'test')", (account,))  # type: ignore[arg-type]
 
     async def found_a_tenant(self, chance: random.Random) -> None:
         async with self.db.transaction() as conn:
@@ -398,6 +432,9 @@ async def test_nobody_waits_in_a_circle_whoever_is_at_work_on_the_same_rows(db, 
             *(world.recorder(channel) for channel in ACCOUNTS),
             world.tell,
             world.tell,
+            world.judge,
+            world.judge,
+            world.steer,
             *[world.apply] * 4,
             *[world.reconcile] * 2,
             *[world.fan_out] * 2,

@@ -23,6 +23,7 @@ from app.domain.models import BounceClass, Evidence, EvidenceKind
 from app.flows.apply import apply
 from app.settings import Settings
 from app.store import dispatch, inbound, suppressions
+from tests import claims
 from tests.factories import make_attempt, make_delivery, make_suppression, make_tenant
 
 K = EvidenceKind
@@ -70,16 +71,7 @@ WAITING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() A
 
 
 async def claim(conn: AsyncConnection, *, lane: str = LANE, provider: str = "twilio") -> list[dispatch.Claimed]:
-    _, claimed = await dispatch.claim(
-        conn,
-        lane=lane,
-        provider=provider,
-        region="local",
-        worker_id=uuid4(),
-        limit=100,
-        retry_share=0.3,
-        lease_seconds=60,
-    )
+    _, claimed = await claims.claim(conn, lane=lane, provider=provider, limit=100)
     return claimed
 
 

@@ -30,6 +30,7 @@ from app.settings import Settings
 from app.store import control, inbound
 from app.store import dispatch as store
 from app.store.dispatch import Claimed
+from tests import claims
 from tests.factories import make_delivery, make_notification, make_template, make_tenant
 from tests.sandbox_process import SandboxProcess
 
@@ -84,23 +85,8 @@ async def attempt_states(conn: psycopg.AsyncConnection, delivery: Any) -> list[s
     return [attempt["state"] for attempt in found]
 
 
-async def claim(
-    conn: psycopg.AsyncConnection, *, region: str = "local", limit: int = 10, provider: str = "mailgun"
-) -> tuple[int, list[Claimed]]:
-    """As a lane with one provider claims. Answers how many rows were taken up, and those to send."""
-    due, [state] = await store.lock_due(
-        conn,
-        lane=LANE,
-        klass="transactional",
-        providers=[provider],
-        region=region,
-        limit=limit,
-        retry_share=0.25,
-    )
-    chosen = [(d, None if d.expired else provider) for d in due if state.ready or d.expired]
-    if not chosen:
-        return 0, []
-    return len(chosen), await store.open_attempts(conn, chosen, region=region, worker_id=uuid4(), lease_seconds=60.0)
+async def claim(conn: psycopg.AsyncConnection, **how: Any) -> tuple[int, list[Claimed]]:
+    return await claims.claim(conn, **{"lane": LANE, "provider": "mailgun"} | how)
 
 
 async def claimed(conn: psycopg.AsyncConnection) -> Claimed:
@@ -489,6 +475,24 @@ async def test_what_had_not_begun_when_the_worker_was_told_to_stop_is_given_back
         await running
     after = await delivery_row(seed, delivery)
     assert (after["state"], after["reason"], after["failures"]) == ("queued", "released", 0)
+    assert await kinds(seed, delivery) == ["attempt_released"]
+    assert calls(sandbox, delivery) == 0
+
+
+async def test_what_was_claimed_before_its_provider_broke_down_is_given_back(dsn, seed, sandbox):
+    delivery = await make_delivery(seed, sender="Shop <shop@example.com>")
+    async with await connect(dsn) as migration, working(dsn, mail_settings(sandbox.url)) as (dispatcher, _):
+        await migration.execute("LOCK TABLE store.templates")  # rendering waits, so nothing can be called yet
+        await ended(seed, delivery, "sending")
+        await control.trip(seed, "mailgun", detail="down", cool_off=600)
+
+        async def known() -> bool:
+            return not dispatcher._control.is_ready("mailgun")
+
+        await until(known)
+        await migration.rollback()
+        after = await ended(seed, delivery, "queued")
+    assert (after["reason"], after["failures"]) == ("released", 0)
     assert await kinds(seed, delivery) == ["attempt_released"]
     assert calls(sandbox, delivery) == 0
 
