@@ -4971,7 +4971,10 @@ CREATE VIEW reporting.providers AS
  SELECT a.provider,
     s.status,
     p.reason,
-    COALESCE(p.detail, ''::text) AS detail,
+        CASE
+            WHEN (s.status = ANY (ARRAY['ok'::text, 'recovering'::text])) THEN ''::text
+            ELSE COALESCE(p.detail, ''::text)
+        END AS detail,
     (s.status = ANY (ARRAY['ok'::text, 'recovering'::text])) AS ready,
         CASE
             WHEN (s.status = ANY (ARRAY['open'::text, 'half_open'::text, 'rate_limited'::text])) THEN GREATEST(p.retry_at, p.probe_until, p.paused_until)
@@ -5041,7 +5044,7 @@ COMMENT ON COLUMN reporting.providers.reason IS 'Why its breaker is open: failin
 -- Name: COLUMN providers.detail; Type: COMMENT; Schema: reporting; Owner: -
 --
 
-COMMENT ON COLUMN reporting.providers.detail IS 'What it last said, or how it failed';
+COMMENT ON COLUMN reporting.providers.detail IS 'What it last said, or how it failed; empty while it is well';
 
 --
 -- Name: COLUMN providers.ready; Type: COMMENT; Schema: reporting; Owner: -

@@ -3,7 +3,7 @@ CREATE VIEW reporting.providers AS
 SELECT a.provider,
        s.status,
        p.reason,
-       coalesce(p.detail, '') AS detail,
+       CASE WHEN s.status IN ('ok', 'recovering') THEN '' ELSE coalesce(p.detail, '') END AS detail,
        s.status IN ('ok', 'recovering') AS ready,
        CASE WHEN s.status IN ('open', 'half_open', 'rate_limited')
             THEN greatest(p.retry_at, p.probe_until, p.paused_until) END AS ready_at,
@@ -51,7 +51,7 @@ COMMENT ON COLUMN reporting.providers.status IS
     'sent to it. half_open: one delivery tries whether it is back. drained: people took it out';
 COMMENT ON COLUMN reporting.providers.reason IS
     'Why its breaker is open: failing, or unauthorized (it refuses our credentials or sender domain)';
-COMMENT ON COLUMN reporting.providers.detail IS 'What it last said, or how it failed';
+COMMENT ON COLUMN reporting.providers.detail IS 'What it last said, or how it failed; empty while it is well';
 COMMENT ON COLUMN reporting.providers.ready IS 'Whether deliveries go to it: one of these in a lane is enough';
 COMMENT ON COLUMN reporting.providers.ready_at IS
     'When it may be tried again; past while nothing is due that could try. NULL when it is ready, or drained';

@@ -452,6 +452,18 @@ async def test_one_of_many_receivers_opens_no_breaker(dsn, conn):
     ]
 
 
+async def test_who_opens_a_breaker_knows_at_once(dsn, conn):
+    async with Database(dsn, name="landed tests") as db:
+        control = make_control(db)
+        control.count("a", Outcome(K.TRANSIENT, "", 503), 0.1)
+        await control.report()
+        assert control.is_ready("a")
+        for _ in range(5):
+            control.count("a", Outcome(K.TRANSIENT, "", 503), 0.1)
+        await control.report()
+        assert (control.is_ready("a"), control.is_ready("b")) == (False, True)
+
+
 async def test_a_configuration_is_published_and_an_operators_word_stands(dsn, conn):
     await conn.execute("UPDATE store.route_capabilities SET provable = false, source = 'operator' WHERE provider = 'b'")
     tenant = await make_tenant(conn)

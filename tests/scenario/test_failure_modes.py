@@ -83,7 +83,9 @@ def test_fm02_a_worker_that_dies_between_intent_and_record_loses_and_repeats_not
 
 @pytest.mark.failure_mode("FM-03")
 def test_fm03_an_outage_is_waited_out_and_what_it_outlasts_is_kept_for_a_replay(dsn: str, tmp_path: Path) -> None:
-    with System(dsn, tmp_path) as system:
+    # One message alone opens no breaker on a ladder of minutes; on this one of seconds it would, and then it would wait.
+    alone = {"LANDED_BREAKERS__FAILURES_MIN": "1000"}
+    with System(dsn, tmp_path, environment=alone) as system:
         failing = system.send(to("outage"))
         system.delivered_as(failing, "delivered")
         kinds = system.kinds(failing)
@@ -291,7 +293,7 @@ def test_fm12_a_refused_account_pauses_and_costs_no_message_its_budget(system: S
     notification = system.send(to(script))
     system.wait_for_kind(notification, "attempt_unauthorized")
     [provider] = system.rows("SELECT status FROM reporting.providers WHERE provider = 'mailgun'")
-    assert provider["status"] in ("unauthorized", "ok")
+    assert provider["status"] in ("open", "half_open", "recovering", "ok")
     delivery = system.delivered_as(notification, "delivered")
     assert (delivery["attempts"], delivery["failures"]) == (3, 0)
     refused = [entry for entry in system.timeline(notification) if entry["kind"] == "attempt_unauthorized"]
