@@ -170,7 +170,7 @@ class Inbox(Section):
 class Breakers(Section):
     """When a provider is left alone, and how it comes back (RELIABILITY, E)."""
 
-    window_seconds: float = Field(default=30.0, ge=5)  # of calls that are looked at; they are counted in fives
+    window_seconds: float = Field(default=10.0, ge=5)  # of calls that are looked at; they are counted in fives
     failures_min: int = Field(default=5, ge=1)  # fewer say nothing
     failure_rate: float = Field(default=0.5, gt=0, le=1)  # of the calls in the window: opens the breaker
     cool_off_seconds: Seconds = 15.0  # then one delivery tries; twice as long after each that fails

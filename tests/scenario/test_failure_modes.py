@@ -83,7 +83,7 @@ def test_fm02_a_worker_that_dies_between_intent_and_record_loses_and_repeats_not
 
 @pytest.mark.failure_mode("FM-03")
 def test_fm03_an_outage_is_waited_out_and_what_it_outlasts_is_kept_for_a_replay(dsn: str, tmp_path: Path) -> None:
-    # One message alone opens no breaker on a ladder of minutes; on this one of seconds it would, and then it would wait.
+    # One message alone opens no breaker on a ladder of minutes. On this one of seconds it would, and wait.
     alone = {"LANDED_BREAKERS__FAILURES_MIN": "1000"}
     with System(dsn, tmp_path, environment=alone) as system:
         failing = system.send(to("outage"))
