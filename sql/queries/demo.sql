@@ -5,7 +5,9 @@ SELECT n.id AS notification_id,
        n.accepted_at,
        coalesce(d.state, n.state) AS state,
        coalesce(d.reason, n.reason) AS reason,
-       coalesce(d.attempt_no, 0)::int AS attempts,
+       -- Of calls: an attempt that was given back before its call, because its provider had just asked for a pause, is none.
+       (SELECT count(*) FROM store.attempts c
+        WHERE c.shard = d.shard AND c.delivery_id = d.id AND c.outcome IS DISTINCT FROM 'released')::int AS attempts,
        coalesce(d.failures, 0)::int AS failures,
        coalesce(d.ended_at, n.accepted_at) - n.accepted_at AS took,
        a.detail,
