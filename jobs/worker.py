@@ -120,18 +120,19 @@ class Worker:
             await self._control.publish([_published(lane) for lane in self.lanes])
             dispatchers = [await self._dispatcher(lane, stack) for lane in self.lanes]
             await self._beat()
+            judging = asyncio.create_task(self._control.run())
             background = [
                 asyncio.create_task(listen(self.dsn, ["landed_wake"], self._heard(dispatchers))),
                 asyncio.create_task(self._beat_for_ever()),
-                asyncio.create_task(self._control.run()),
                 asyncio.create_task(self._run_queue()),
+                judging,
             ]
             working = [asyncio.create_task(d.run()) for d in dispatchers] + [
                 asyncio.create_task(self._loop(name, step)) for name, step in self._steps().items()
             ]
             log.info("worker_started", worker_id=str(self.id), lanes=[lane.name for lane in self.lanes])
             try:
-                await self._until_stopped(working)
+                await self._until_stopped([*working, judging])
             finally:
                 await self._wind_down(dispatchers, working, background)
 

@@ -61,7 +61,6 @@ class Routes:
 
     def __init__(self, keys: Iterable[RouteKey]) -> None:
         self._keys = frozenset(keys)
-        self.by_country = frozenset(k.channel for k in self._keys if k.part and k.channel == Channel.SMS)
 
     def find(self, channel: str, part: str | None, tenant: str) -> RouteKey | None:
         """The most specific that fits; what is the tenant's own goes before what is the country's."""

@@ -8,6 +8,7 @@ only in the slot that was leased for it (R-155).
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -175,14 +176,14 @@ class Line:
     def send(self, jobs: Sequence[Job], slots: Slots | None) -> None:
         """Begins the calls, each in its slot where the provider has a rate."""
         provider = self.provider
-        times = _times(slots)
+        times = None if slots is None else _times(slots)
         for job in jobs:
             if job.claimed.test_mode and not provider.capabilities.takes_tests:
                 self._finish(Finished(job.claimed, NOT_A_TEST, job.rendered.content_hash, probe=job.probe))
             elif provider.capabilities.transport == "local":
                 self._finish(_kept(job))
             else:
-                self._ready.append(replace(job, slot=next(times)) if slots is not None else job)
+                self._ready.append(job if times is None else replace(job, slot=next(times)))
         for _ in range(min(len(self._ready), self._concurrency - self._senders)):
             self._senders += 1
             self._spawn(self._send_while_ready())
@@ -286,12 +287,9 @@ class Line:
         return outcome
 
 
-def _times(slots: Slots | None) -> Iterator[float]:
+def _times(slots: Slots) -> Iterator[float]:
     """When each call may begin, by the monotonic clock."""
-    at = 0.0 if slots is None else time.monotonic() + slots.first_in_seconds
-    while True:
-        yield at
-        at += 0.0 if slots is None else slots.step_seconds
+    return itertools.count(time.monotonic() + slots.first_in_seconds, slots.step_seconds)
 
 
 def _kept(job: Job) -> Finished:
