@@ -70,18 +70,18 @@ async def counted(far: stage.FarSide) -> int:
 
 
 async def test_a_vendor_has_moods():
-    async with stage.vendor() as vendor, httpx.AsyncClient(timeout=0.5) as client:
+    async with stage.vendor() as vendor, httpx.AsyncClient(timeout=PATIENCE_SECONDS) as client:
 
-        async def call() -> int:
+        async def call(**patience: float) -> int:
             url = f"http://{stage.HOST}:{vendor.port}/v3/sandbox.landed.test/messages"
-            return (await client.post(url, data={"v:landed_delivery": str(UUID(int=7))})).status_code
+            return (await client.post(url, data={"v:landed_delivery": str(UUID(int=7))}, **patience)).status_code
 
         assert await call() == 200
         await vendor.becomes("failing")
         assert await call() == 503
         await vendor.becomes("hanging")
         with pytest.raises(httpx.ReadTimeout):
-            await call()
+            await call(timeout=0.5)
         await vendor.becomes("dead")
         with pytest.raises(httpx.TransportError):
             await call()

@@ -258,30 +258,32 @@ async def limited(conn: psycopg.AsyncConnection, rate: float | None) -> None:
 
 async def test_slots_are_leased_one_after_the_other_whoever_asks(dsn, conn):
     await limited(conn, 10)
+    # They begin in an hour, so that none is over before the next is leased.
+    [before] = await rows(conn, "UPDATE store.provider_rates SET next_at = now() + interval '1 hour' RETURNING next_at")
 
     async def lease() -> float:
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as own:
             slots = await store.lease_slots(own, "a", 5)
             assert slots is not None
-            assert slots.step_seconds == pytest.approx(0.1)
-            [row] = await rows(own, "SELECT clock_timestamp() AS now")
-            return row["now"].timestamp() + slots.first_in_seconds
+            return slots.step_seconds
 
-    begins = sorted(await asyncio.gather(*(lease() for _ in range(6))))
-    [row] = await rows(conn, "SELECT next_at FROM store.provider_rates")
-    # Read a moment after the lease, so each is at most that moment late; together they fill exactly three seconds.
-    assert begins[-1] - begins[0] < 2.5 + 0.5
-    assert row["next_at"].timestamp() - begins[0] == pytest.approx(3.0, abs=0.5)
+    assert await asyncio.gather(*(lease() for _ in range(6))) == [pytest.approx(0.1)] * 6
+    [after] = await rows(conn, "SELECT next_at FROM store.provider_rates")
+    assert after["next_at"] - before["next_at"] == timedelta(seconds=3), "thirty slots, and nobody shares one"
 
 
 async def test_what_was_not_leased_in_time_is_not_saved_up(conn):
     await limited(conn, 10)
-    await conn.execute("UPDATE store.provider_rates SET next_at = now() - interval '1 hour'")
+    [before] = await rows(
+        conn, "UPDATE store.provider_rates SET next_at = now() - interval '1 hour' RETURNING clock_timestamp() AS now"
+    )
     slots = await store.lease_slots(conn, "a", 10)
     assert slots is not None
     assert slots.first_in_seconds == 0
-    [row] = await rows(conn, "SELECT next_at - clock_timestamp() AS ahead FROM store.provider_rates")
-    assert timedelta(0) < row["ahead"] <= timedelta(seconds=1)
+    [after] = await rows(
+        conn, "SELECT next_at - interval '1 second' AS began, clock_timestamp() AS now FROM store.provider_rates"
+    )
+    assert before["now"] <= after["began"] <= after["now"], "ten slots from the moment of the lease on"
 
 
 async def test_a_provider_without_a_rate_has_no_slots(conn):
