@@ -31,8 +31,16 @@ BREAKERS: Final = {
     "share_min": 0.1,
     "shift_seconds": 2.0,
 }
+OPENED: Final = (
+    "SELECT extract(epoch FROM at)::float8 FROM store.control_events"
+    " WHERE subject = 'provider' AND name = 'first' AND event = 'opened' AND at > to_timestamp(%s)"
+)
+FULL_SHARE: Final = (
+    "SELECT extract(epoch FROM share_changed_at)::float8 FROM store.provider_states"
+    " WHERE provider = 'first' AND breaker = 'closed' AND share = 1 AND NOT recovering"
+    " AND share_changed_at > to_timestamp(%s)"
+)
 TICK_SECONDS: Final = 0.05
-RETURN_SECONDS_MAX: Final = 60.0
 STANDSTILL_SECONDS: Final = 15.0
 
 
@@ -72,10 +80,10 @@ async def measure(dsn: str, mood: Mood, *, per_second: int, steady_seconds: floa
                 began = time.time()
                 await asyncio.sleep(steady_seconds)
                 fell = await first.becomes(mood)
-                opened = await _event(db, "opened", fell)
+                opened = await stage.until_found(db, OPENED, fell)
                 await asyncio.sleep(max(0.0, down_seconds - (time.time() - fell)))
                 back = await first.becomes("well")
-                full = await _full_share(db, back)
+                full = await stage.until_found(db, FULL_SHARE, back)
             await _settled(db)
         taken = [call for vendor in (first, second) for call in await vendor.calls() if call.accepted]
         times = Counter(call.delivery for call in taken)
@@ -96,36 +104,6 @@ async def measure(dsn: str, mood: Mood, *, per_second: int, steady_seconds: floa
             down_p99_ms=down[98],
             full_share_after_seconds=full - back,
         )
-
-
-async def _event(db: Database, event: str, since: float) -> float:
-    """When it happened to the first vendor."""
-    async with asyncio.timeout(RETURN_SECONDS_MAX):
-        while True:
-            async with db.transaction() as conn:
-                cursor = await conn.execute(
-                    "SELECT extract(epoch FROM at)::float8 FROM store.control_events"
-                    " WHERE subject = 'provider' AND name = 'first' AND event = %s AND at > to_timestamp(%s)",
-                    (event, since),
-                )
-                if found := await cursor.fetchone():
-                    return float(found[0])
-            await asyncio.sleep(TICK_SECONDS)
-
-
-async def _full_share(db: Database, since: float) -> float:
-    async with asyncio.timeout(RETURN_SECONDS_MAX):
-        while True:
-            async with db.transaction() as conn:
-                cursor = await conn.execute(
-                    "SELECT extract(epoch FROM share_changed_at)::float8 FROM store.provider_states"
-                    " WHERE provider = 'first' AND breaker = 'closed' AND share = 1 AND NOT recovering"
-                    " AND share_changed_at > to_timestamp(%s)",
-                    (since,),
-                )
-                if found := await cursor.fetchone():
-                    return float(found[0])
-            await asyncio.sleep(TICK_SECONDS)
 
 
 async def _settled(db: Database) -> None:

@@ -311,19 +311,20 @@ def _rates(server_dsn: str, seconds: float) -> dict[str, Any]:
 
 
 def _prober(server_dsn: str, cool_offs: int) -> dict[str, Any]:
-    measured = _in_database(
-        server_dsn,
-        lambda dsn: prober.measure(dsn, workers=PROBERS, cool_offs=cool_offs, cool_off_seconds=COOL_OFF_SECONDS),
-    )
+    with contextlib.ExitStack() as stack:
+        dsn, *apart = [stack.enter_context(stage.database(server_dsn)) for _ in range(PROBERS + 1)]
+        measured, unshared = uvloop.run(
+            prober.measure(dsn, apart, cool_offs=cool_offs, cool_off_seconds=COOL_OFF_SECONDS)
+        )
     return {
-        "workers": measured.workers,
-        "cool_off_seconds": measured.cool_off_seconds,
+        "workers": PROBERS,
+        "cool_off_seconds": COOL_OFF_SECONDS,
         "cool_offs": len(measured.calls),
         "calls_before": measured.before,
         "calls_least": min(measured.calls),
         "calls_most": max(measured.calls),
-        "unshared_calls": measured.workers,
-        "ratio": measured.workers / statistics.mean(measured.calls),
+        "unshared_calls": statistics.mean(unshared.calls),
+        "ratio": statistics.mean(unshared.calls) / statistics.mean(measured.calls),
         "met": measured.before == 0 and set(measured.calls) == {1},
     }
 

@@ -93,10 +93,10 @@ async def _calls(dsns: Sequence[str], *, rate: float, seconds: float) -> list[fl
 
 
 async def _fill(dsn: str, count: int) -> None:
-    async with Database(dsn, name="landed bench") as db, db.transaction() as conn:
-        cursor = await conn.execute("SELECT id FROM store.tenants WHERE name = 'bench'")
-        known = await cursor.fetchone()
+    """More than the workers can send meanwhile; the first database is used twice."""
     async with Database(dsn, name="landed bench") as db:
+        async with db.transaction() as conn:
+            known = await (await conn.execute("SELECT id FROM store.tenants WHERE name = 'bench'")).fetchone()
         tenant_id = known[0] if known else await stage.populate(db)
         await stage.accept(db, tenant_id, count=count, klass="transactional")
 

@@ -330,24 +330,22 @@ def mailgun_account(sink_port: int, **more: Any) -> dict[str, Any]:
 
 async def until_manned(db: Database, workers: int) -> None:
     """Until so many workers are at work."""
-    async with asyncio.timeout(STANDSTILL_SECONDS):
-        while True:
-            async with db.transaction() as conn:
-                if await _one(conn, "SELECT count(*) FROM store.workers WHERE stopped_at IS NULL") >= workers:
-                    return
-            await asyncio.sleep(GLANCE_SECONDS)
+    await until_found(db, "SELECT 1 FROM store.workers WHERE stopped_at IS NULL HAVING count(*) >= %s", workers)
 
 
 async def until_begun(db: Database) -> None:
     """Until a worker has taken up the first notification."""
+    await until_found(db, "SELECT 1 FROM store.notifications WHERE state <> 'accepted' LIMIT 1")
+
+
+async def until_found(db: Database, sql: str, *params: object) -> float:
+    """The number that this finds, as soon as it finds one. Raises TimeoutError at a standstill."""
     async with asyncio.timeout(STANDSTILL_SECONDS):
         while True:
             async with db.transaction() as conn:
-                if await _one(
-                    conn,
-                    "SELECT count(*) FROM (SELECT FROM store.notifications WHERE state <> 'accepted' LIMIT 1) AS n",
-                ):
-                    return
+                cursor = await conn.execute(sql.encode(), params)
+                if found := await cursor.fetchone():
+                    return float(found[0])
             await asyncio.sleep(GLANCE_SECONDS)
 
 
