@@ -157,6 +157,7 @@ def test_a_provider_that_is_down_bears_one_call_a_cool_off_of_all_workers_togeth
     figures = measured("prober", empty_dsn)
     assert (figures["workers"], figures["cool_offs"], figures["calls_before"]) == (8, 2, 0)
     assert figures["calls_least"] == figures["calls_most"] == 1
+    assert figures["unshared_calls"] > 1
     assert figures["met"]
 
 
