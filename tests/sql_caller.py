@@ -14,6 +14,8 @@ import pytest
 from psycopg import AsyncConnection, sql
 from psycopg.rows import dict_row
 
+from tests.looking import row, rows
+
 
 async def call(conn: AsyncConnection, function: str, **arguments: Any) -> list[dict[str, Any]]:
     """``SELECT * FROM landed.<function>(name => value, ...)``."""
@@ -26,19 +28,8 @@ async def call(conn: AsyncConnection, function: str, **arguments: Any) -> list[d
         return await cursor.fetchall()
 
 
-async def fetch(conn: AsyncConnection, statement: str, *parameters: Any) -> list[dict[str, Any]]:
-    async with conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(statement, parameters)
-        return await cursor.fetchall()
-
-
-async def one(conn: AsyncConnection, statement: str, *parameters: Any) -> dict[str, Any]:
-    (row,) = await fetch(conn, statement, *parameters)
-    return row
-
-
 async def audited(conn: AsyncConnection, action: str) -> list[dict[str, Any]]:
-    return await fetch(conn, "SELECT * FROM store.audit_log WHERE action = %s ORDER BY id", action)
+    return await rows(conn, "SELECT * FROM store.audit_log WHERE action = %s ORDER BY id", action)
 
 
 @asynccontextmanager
@@ -72,12 +63,12 @@ async def waits_for_lock(dsn: str, waiter: AsyncConnection) -> None:
     """Returns once the other connection's statement waits for a lock."""
     async with await AsyncConnection.connect(dsn, autocommit=True) as observer:
         while True:
-            row = await one(
+            blocked = await row(
                 observer,
                 "SELECT wait_event_type FROM pg_stat_activity WHERE pid = %s",
                 waiter.info.backend_pid,
             )
-            if row["wait_event_type"] == "Lock":
+            if blocked["wait_event_type"] == "Lock":
                 return
             await asyncio.sleep(0.01)
 

@@ -16,7 +16,6 @@ from uuid import uuid4
 import psycopg
 import pytest
 from psycopg import AsyncConnection
-from psycopg.rows import dict_row
 
 from app.db import Database
 from app.domain.models import BounceClass, Evidence, EvidenceKind
@@ -25,6 +24,7 @@ from app.settings import Settings
 from app.store import dispatch, inbound, suppressions
 from tests import claims
 from tests.factories import make_attempt, make_delivery, make_suppression, make_tenant
+from tests.looking import rows
 
 K = EvidenceKind
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -44,12 +44,6 @@ async def seed(dsn: str) -> AsyncIterator[AsyncConnection]:
     """Another session, whose every statement commits."""
     async with await AsyncConnection.connect(dsn, autocommit=True) as connection:
         yield connection
-
-
-async def rows(conn: AsyncConnection, statement: str, *parameters: Any) -> list[dict[str, Any]]:
-    async with conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(statement, parameters)  # type: ignore[arg-type]
-        return await cursor.fetchall()
 
 
 async def until(condition: Callable[[], Awaitable[Any]]) -> None:

@@ -11,7 +11,6 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from psycopg.rows import dict_row
 
 from app.db import Database
 from app.domain.models import Outcome, OutcomeKind
@@ -23,6 +22,7 @@ from app.store import control as store
 from app.store import upkeep
 from app.store.control import PublishedLane, PublishedProvider, Tally
 from tests.factories import make_delivery, make_notification, make_tenant
+from tests.looking import rows
 
 K = OutcomeKind
 LIMITS = {
@@ -49,12 +49,6 @@ async def conn(dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
             [PublishedProvider(name, "email", None, True) for name in ("a", "b")],
         )
         yield connection
-
-
-async def rows(conn: psycopg.AsyncConnection, statement: str, *parameters: Any) -> list[dict[str, Any]]:
-    async with conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(statement, parameters)
-        return await cursor.fetchall()
 
 
 async def provider(conn: psycopg.AsyncConnection, name: str = "a") -> dict[str, Any]:

@@ -10,7 +10,9 @@ from psycopg import AsyncConnection, errors, sql
 from psycopg.rows import dict_row
 
 from tests.factories import DRAINED, OPEN, make_delivery, make_lane, make_provider_state, make_worker
-from tests.sql_caller import acting_as, audited, call, fetch, one, refused, second_of_two
+from tests.looking import row as one
+from tests.looking import rows as fetch
+from tests.sql_caller import acting_as, audited, call, refused, second_of_two
 
 WHY = "ticket 4711"
 LANE = "email.transactional.default"

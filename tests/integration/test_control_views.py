@@ -6,8 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from psycopg import AsyncConnection, sql
-from psycopg.rows import dict_row
+from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
 from tests.factories import (
@@ -19,6 +18,7 @@ from tests.factories import (
     make_tenant,
     make_worker,
 )
+from tests.looking import view
 
 LANE = "email.transactional.default"
 CAMPAIGN = "email.promotional.default"
@@ -26,17 +26,6 @@ NOW = datetime.now(UTC)
 LATER = NOW + timedelta(hours=1)
 LONG_AGO = NOW - timedelta(minutes=6)
 TODAY = NOW.date()
-
-
-async def view(conn: AsyncConnection, name: str, **where: Any) -> list[dict[str, Any]]:
-    """The rows of a reporting view whose columns have these values."""
-    conditions = [sql.SQL("{} = {}").format(sql.Identifier(k), sql.Literal(v)) for k, v in where.items()]
-    statement = sql.SQL("SELECT * FROM {} WHERE {}").format(
-        sql.Identifier("reporting", name), sql.SQL(" AND ").join([sql.SQL("true"), *conditions])
-    )
-    async with conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(statement)
-        return await cursor.fetchall()
 
 
 async def provider(conn: AsyncConnection, name: str) -> dict[str, Any]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
-from psycopg.rows import dict_row
 from pytest_httpserver import HTTPServer
 
 from app.db import Database
@@ -30,13 +30,16 @@ from app.settings import Settings
 from app.store import control, inbound
 from app.store import dispatch as store
 from app.store.dispatch import Claimed
-from tests import claims
+from tests import claims, looking
 from tests.factories import make_delivery, make_notification, make_template, make_tenant
+from tests.looking import row, rows
 from tests.sandbox_process import SandboxProcess
 
 K = OutcomeKind
 LANE = "email.transactional.default"
 PATIENCE_SECONDS = 30
+
+until = partial(looking.until, seconds=PATIENCE_SECONDS)
 
 
 # -- one session and one statement at a time -----------------------------------------------------------------
@@ -58,17 +61,6 @@ async def worker(dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
     """A session that claims and records."""
     async with await connect(dsn) as connection:
         yield connection
-
-
-async def rows(conn: psycopg.AsyncConnection, statement: str, *parameters: Any) -> list[dict[str, Any]]:
-    async with conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(statement, parameters)
-        return await cursor.fetchall()
-
-
-async def row(conn: psycopg.AsyncConnection, statement: str, *parameters: Any) -> dict[str, Any]:
-    [only] = await rows(conn, statement, *parameters)
-    return only
 
 
 async def delivery_row(conn: psycopg.AsyncConnection, delivery: Any) -> dict[str, Any]:
@@ -430,13 +422,6 @@ async def working(
                 await running
     finally:
         await renderer.stop()
-
-
-async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not (value := await condition()):  # noqa: ASYNC110 - the condition lies in the database
-            await asyncio.sleep(0.01)
-        return value
 
 
 async def ended(conn: psycopg.AsyncConnection, delivery: Any, state: str) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,6 @@ import psycopg
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from psycopg.rows import dict_row
 from pytest_httpserver import HTTPServer
 from standardwebhooks import Webhook
 from werkzeug import Request, Response
@@ -41,6 +40,7 @@ from app.rendering.pool import RenderPool
 from app.settings import Bounces, Settings
 from jobs.worker import lanes_of
 from tests.factories import make_category, make_notification, make_recipient, make_template, make_tenant
+from tests.looking import rows, until
 
 PATIENCE_SECONDS = 60
 PHONE = "+14155550101"
@@ -94,22 +94,9 @@ def settings(httpserver: HTTPServer) -> Settings:
     )
 
 
-async def rows(conn: psycopg.AsyncConnection, statement: str, *parameters: Any) -> list[dict[str, Any]]:
-    async with conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(statement, parameters)
-        return await cursor.fetchall()
-
-
 async def the_delivery(seed: psycopg.AsyncConnection) -> dict[str, Any]:
     [row] = await rows(seed, "SELECT * FROM store.deliveries ORDER BY id LIMIT 1")
     return row
-
-
-async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not (value := await condition()):  # noqa: ASYNC110 - the condition lies in the database
-            await asyncio.sleep(0.01)
-        return value
 
 
 @contextlib.asynccontextmanager

@@ -40,6 +40,7 @@ from app.settings import Choice, Endpoints, Retry, Settings
 from app.store import endpoints as store
 from app.store.endpoints import EndpointResult
 from tests.factories import make_attempt, make_delivery, make_event, make_tenant
+from tests.looking import rows
 
 MAIL = {"adapter": "mailgun", "domain": "mg.example.com", "api_key": "k", "webhook_signing_key": "s"}
 SETTINGS = Settings(providers={"mailgun": MAIL}, routes={"email": ("mailgun",)})
@@ -60,12 +61,6 @@ async def seed(dsn: str) -> AsyncIterator[AsyncConnection]:
     """A session whose every statement commits."""
     async with await AsyncConnection.connect(dsn, autocommit=True) as connection:
         yield connection
-
-
-async def rows(conn: AsyncConnection, statement: str, *parameters: Any) -> list[dict[str, Any]]:
-    async with conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(statement, parameters)
-        return await cursor.fetchall()
 
 
 async def make_endpoint(conn: AsyncConnection, tenant_id: int, **overrides: Any) -> Any:

@@ -8,13 +8,13 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg.rows import dict_row
 
 from app.db import Database
 from app.flows.intake import intake
 from app.settings import Settings
 from app.store import intake as store
 from tests.factories import make_category, make_notification, make_recipient, make_suppression, make_tenant
+from tests.looking import rows
 from tests.shop import MAIL_SETTINGS
 
 LANE = "email.transactional.default"
@@ -32,12 +32,6 @@ async def seed(dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
     """A session whose every statement commits."""
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
         yield connection
-
-
-async def rows(conn: psycopg.AsyncConnection, statement: str, *parameters: Any) -> list[dict[str, Any]]:
-    async with conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(statement, parameters)
-        return await cursor.fetchall()
 
 
 async def test_an_accepted_notification_becomes_a_delivery_that_is_due(db, seed):

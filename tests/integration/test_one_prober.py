@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
-from psycopg.rows import dict_row
 
 from app.db import Database
 from app.domain.models import NotificationClass
@@ -23,6 +22,7 @@ from app.providers.transport import Transport
 from app.rendering.pool import RenderPool
 from app.settings import Settings
 from tests.factories import OPEN, make_delivery, make_notification, make_provider_state, make_template, make_tenant
+from tests.looking import rows, until
 from tests.sandbox_process import SandboxProcess
 
 LANE = "email.transactional.default"
@@ -88,19 +88,6 @@ async def workers(dsn: str, settings: Settings, count: int) -> AsyncIterator[lis
                 task.cancel()
             await asyncio.gather(*judging, return_exceptions=True)
             await asyncio.gather(*working)
-
-
-async def rows(conn: psycopg.AsyncConnection, statement: str, *parameters: Any) -> list[dict[str, Any]]:
-    async with conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(statement, parameters)
-        return await cursor.fetchall()
-
-
-async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not (value := await condition()):  # noqa: ASYNC110 - the condition lies in the database
-            await asyncio.sleep(0.01)
-        return value
 
 
 async def steps(conn: psycopg.AsyncConnection, event: str) -> list[dict[str, Any]]:

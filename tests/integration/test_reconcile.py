@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from psycopg.rows import dict_row
 
 from app.db import Database
 from app.flows.apply import apply
@@ -28,6 +27,7 @@ from tests.factories import (
     make_template,
     make_tenant,
 )
+from tests.looking import rows
 from tests.messages import CONTEXT, email_message
 from tests.sandbox_process import SandboxProcess, wait_until
 
@@ -104,12 +104,6 @@ class Provider:
 @pytest.fixture
 def provider(db: Database, sandbox: SandboxProcess) -> Provider:
     return Provider(db, sandbox)
-
-
-async def rows(conn: psycopg.AsyncConnection, statement: str, *parameters: Any) -> list[dict[str, Any]]:
-    async with conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(statement, parameters)
-        return await cursor.fetchall()
 
 
 async def delivery_row(conn: psycopg.AsyncConnection, delivery: Any) -> dict[str, Any]:

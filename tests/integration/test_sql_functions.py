@@ -25,7 +25,9 @@ from tests.factories import (
     make_template,
     make_tenant,
 )
-from tests.sql_caller import acting_as, audited, call, fetch, one, refused, second_of_two
+from tests.looking import row as one
+from tests.looking import rows as fetch
+from tests.sql_caller import acting_as, audited, call, refused, second_of_two
 
 WHY = "ticket 4711"
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from psycopg import AsyncConnection, errors, sql
-from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from tests.factories import (
@@ -24,6 +23,7 @@ from tests.factories import (
     make_suppression,
     make_tenant,
 )
+from tests.looking import rows, view
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "reporting.md"
 LONG_AGO = datetime.now(UTC) - timedelta(minutes=6)
@@ -40,24 +40,9 @@ ALL_STATES = [
 ]  # fmt: skip
 
 
-async def fetch(conn: AsyncConnection, statement: Any, *parameters: Any) -> list[dict[str, Any]]:
-    async with conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(statement, parameters)
-        return await cursor.fetchall()
-
-
-async def view(conn: AsyncConnection, name: str, **where: Any) -> list[dict[str, Any]]:
-    """The rows of a reporting view whose columns have these values."""
-    conditions = [sql.SQL("{} = {}").format(sql.Identifier(k), sql.Literal(v)) for k, v in where.items()]
-    statement = sql.SQL("SELECT * FROM {} WHERE {}").format(
-        sql.Identifier("reporting", name), sql.SQL(" AND ").join([sql.SQL("true"), *conditions])
-    )
-    return await fetch(conn, statement)
-
-
 async def plan_of(conn: AsyncConnection, statement: str) -> str:
-    rows = await fetch(conn, "EXPLAIN " + statement)
-    return "\n".join(row["QUERY PLAN"] for row in rows)
+    plan = await rows(conn, "EXPLAIN " + statement)
+    return "\n".join(row["QUERY PLAN"] for row in plan)
 
 
 # -- the interface itself ------------------------------------------------------------------------------------
@@ -72,7 +57,7 @@ COLUMNS = """
 
 
 async def test_every_view_and_every_column_says_what_it_means(conn):
-    columns = await fetch(conn, COLUMNS)
+    columns = await rows(conn, COLUMNS)
     assert len({c["view"] for c in columns}) == 22
     assert [(c["view"], c["column"]) for c in columns if not c["comment"] or not c["view_comment"]] == []
 
@@ -84,13 +69,13 @@ async def test_every_view_and_every_column_is_documented(conn):
         if heading := re.match(r"`reporting\.(\w+)`", section):
             documented[heading[1]] = re.findall(r"^\| `(\w+)` \|", section, flags=re.M)
     existing: dict[str, list[str]] = {}
-    for column in await fetch(conn, COLUMNS + " ORDER BY c.relname, a.attnum"):
+    for column in await rows(conn, COLUMNS + " ORDER BY c.relname, a.attnum"):
         existing.setdefault(column["view"], []).append(column["column"])
     assert documented == existing
 
 
 async def test_a_reporter_reads_every_view_and_nothing_else(conn):
-    names = [c["relname"] for c in await fetch(
+    names = [c["relname"] for c in await rows(
         conn, "SELECT relname FROM pg_class WHERE relnamespace = 'reporting'::regnamespace AND relkind = 'v'"
     )]  # fmt: skip
     await make_delivery(conn)
@@ -127,7 +112,7 @@ async def test_a_producer_reads_no_report(conn):
     ],
 )
 async def test_an_address_is_masked_but_its_domain(conn, channel, address, masked):
-    (row,) = await fetch(conn, "SELECT reporting.masked_address(%s, %s) AS masked", channel, address)
+    (row,) = await rows(conn, "SELECT reporting.masked_address(%s, %s) AS masked", channel, address)
     assert row["masked"] == masked
 
 
@@ -224,7 +209,7 @@ async def test_what_failed_before_the_provider_took_it_is_no_denominator(conn):
 
 
 async def test_bounce_rate_leaves_older_days_alone(conn):
-    (bounds,) = await fetch(conn, "SELECT store.id_floor('2020-01-01') AS low, store.id_floor('2020-01-02') AS high")
+    (bounds,) = await rows(conn, "SELECT store.id_floor('2020-01-01') AS low, store.id_floor('2020-01-02') AS high")
     await conn.execute(
         sql.SQL("CREATE TABLE store.old_day PARTITION OF store.deliveries FOR VALUES FROM ({low}) TO ({high})").format(
             low=sql.Literal(str(bounds["low"])), high=sql.Literal(str(bounds["high"]))
