@@ -24,7 +24,7 @@ from app.flows.intake import intake
 from app.log import configure
 from app.settings import Settings
 from app.store import devices, dispatch
-from tests import claims
+from tests import lanes
 from tests.factories import (
     make_delivery,
     make_notification,
@@ -87,9 +87,7 @@ async def planned(rest: Any, db: Database, tenant: Any, recipient_id: str, chann
 async def claimed(db: Database, channel: str, lane: str) -> list[tuple[dispatch.Claimed, Any]]:
     """What a lane takes up now, each with where it would go."""
     async with db.transaction() as conn:
-        _, taken = await claims.claim(
-            conn, lane=lane, provider="any", to_endpoints=channel in targets.ENDPOINT_CHANNELS
-        )
+        _, taken = await lanes.claim(conn, lane=lane, provider="any", to_endpoints=channel in targets.ENDPOINT_CHANNELS)
         found = await targets.load(conn, channel, taken)
     return [(one, found.of(one)) for one in taken]
 

@@ -29,10 +29,9 @@ from app.flows import reconcile as reconciling
 from app.flows.apply import apply
 from app.flows.compose import InboxContent, Target
 from app.flows.control import Control
-from app.flows.dispatch import Dispatcher, Lane
+from app.flows.dispatch import Lane
 from app.flows.fan_out import fan_out
 from app.flows.line import Finished
-from app.providers.access import AccessTokens
 from app.providers.accounts import ProviderSet
 from app.providers.base import Device, Lookup, LookupVerdict
 from app.providers.transport import Transport
@@ -43,6 +42,7 @@ from app.store import reconcile as unproven
 from app.store.inbox import Action, Inbox
 from app.store.reconcile import Unproven
 from tests.factories import make_attempt, make_delivery, make_recipient, make_tenant
+from tests.lanes import make_dispatcher
 
 K = EvidenceKind
 ROUNDS = 5
@@ -201,17 +201,13 @@ class World:
     def recorder(self, channel: str) -> Turn:
         account = ACCOUNTS[channel]
         choices = (Choice(provider=account, order=1), Choice(provider=SPARE, order=2))
-        dispatcher = Dispatcher(
+        dispatcher = make_dispatcher(
             Lane(f"{channel}.transactional.default", channel, NotificationClass.TRANSACTIONAL, choices),
             db=self.db,
-            providers=PROVIDERS,
-            transports={choice.provider: Transport() for choice in choices},
-            access=AccessTokens(Transport()),
-            renderer=RenderPool(),
-            control=Control(self.db, PROVIDERS, SETTINGS, WORKER),
             settings=SETTINGS,
+            transport=Transport(),
+            renderer=RenderPool(),
             worker_id=WORKER,
-            signing_key=b"key",
         )
 
         async def record(chance: random.Random) -> None:

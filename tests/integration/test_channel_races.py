@@ -22,7 +22,7 @@ from app.domain.models import BounceClass, Evidence, EvidenceKind
 from app.flows.apply import apply
 from app.settings import Settings
 from app.store import dispatch, inbound, suppressions
-from tests import claims
+from tests import lanes
 from tests.factories import make_attempt, make_delivery, make_suppression, make_tenant
 from tests.looking import rows
 
@@ -65,7 +65,7 @@ WAITING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() A
 
 
 async def claim(conn: AsyncConnection, *, lane: str = LANE, provider: str = "twilio") -> list[dispatch.Claimed]:
-    _, claimed = await claims.claim(conn, lane=lane, provider=provider, limit=100)
+    _, claimed = await lanes.claim(conn, lane=lane, provider=provider, limit=100)
     return claimed
 
 

@@ -20,18 +20,16 @@ from pytest_httpserver import HTTPServer
 from app.db import Database
 from app.domain.models import Evidence, EvidenceKind, NotificationClass, Outcome, OutcomeKind
 from app.flows.apply import apply
-from app.flows.control import Control
 from app.flows.dispatch import Dispatcher, Finished, Lane, _recorded
-from app.providers.access import AccessTokens
-from app.providers.accounts import ProviderSet
 from app.providers.transport import Transport
 from app.rendering.pool import RenderPool
 from app.settings import Settings
 from app.store import control, inbound
 from app.store import dispatch as store
 from app.store.dispatch import Claimed
-from tests import claims, looking
+from tests import lanes, looking
 from tests.factories import make_delivery, make_notification, make_template, make_tenant
+from tests.lanes import make_dispatcher
 from tests.looking import row, rows
 from tests.sandbox_process import SandboxProcess
 
@@ -78,7 +76,7 @@ async def attempt_states(conn: psycopg.AsyncConnection, delivery: Any) -> list[s
 
 
 async def claim(conn: psycopg.AsyncConnection, **how: Any) -> tuple[int, list[Claimed]]:
-    return await claims.claim(conn, **{"lane": LANE, "provider": "mailgun"} | how)
+    return await lanes.claim(conn, **{"lane": LANE, "provider": "mailgun"} | how)
 
 
 async def claimed(conn: psycopg.AsyncConnection) -> Claimed:
@@ -98,10 +96,15 @@ ACCEPTED = Outcome(K.ACCEPTED, "queued", 200, provider_message_id="m-1@example.c
 REFUSED_CONNECTION = Outcome(K.TRANSIENT, "connection refused")
 
 
+def recorder(db: Database) -> Dispatcher:
+    """Only what turns outcomes into decisions and records them; it is never run."""
+    settings = mail_settings("http://127.0.0.1:9")
+    return make_dispatcher(email_lane(settings), db=db, settings=settings, transport=None, renderer=None)
+
+
 @pytest.fixture
 def decider(dsn: str) -> Dispatcher:
-    """Only what turns outcomes into decisions; it is never run."""
-    return make_dispatcher(Database(dsn, name="unused"), mail_settings("http://127.0.0.1:9"), None, None)  # type: ignore[arg-type]
+    return recorder(Database(dsn, name="unused"))
 
 
 # -- claiming ------------------------------------------------------------------------------------------------
@@ -382,26 +385,8 @@ def mail_settings(url: str, **changes: Any) -> Settings:
     return Settings(providers={"mailgun": account}, routes={"email": ("mailgun",)}, **changes)
 
 
-def make_dispatcher(
-    db: Database,
-    settings: Settings,
-    transport: Transport,
-    renderer: RenderPool,
-    klass: NotificationClass = NotificationClass.TRANSACTIONAL,
-) -> Dispatcher:
-    worker_id, providers = uuid4(), ProviderSet(settings.providers)
-    return Dispatcher(
-        Lane(f"email.{klass}.default", "email", klass, settings.routes["email"]),
-        db=db,
-        providers=providers,
-        transports={choice.provider: transport for choice in settings.routes["email"]},
-        access=AccessTokens(transport),
-        renderer=renderer,
-        control=Control(db, providers, settings, worker_id),
-        settings=settings,
-        worker_id=worker_id,
-        signing_key=b"key",
-    )
+def email_lane(settings: Settings, klass: NotificationClass = NotificationClass.TRANSACTIONAL) -> Lane:
+    return Lane(f"email.{klass}.default", "email", klass, settings.routes["email"])
 
 
 @contextlib.asynccontextmanager
@@ -413,7 +398,9 @@ async def working(
     await renderer.start()
     try:
         async with Database(dsn, name="landed tests") as db, Transport() as transport:
-            dispatcher = make_dispatcher(db, settings, transport, renderer, klass)
+            dispatcher = make_dispatcher(
+                email_lane(settings, klass), db=db, settings=settings, transport=transport, renderer=renderer
+            )
             running = asyncio.create_task(dispatcher.run())
             try:
                 yield dispatcher, running
@@ -633,7 +620,7 @@ async def test_an_outcome_the_database_refuses_costs_its_neighbours_nothing(dsn,
     odd_words = Outcome(K.UNKNOWN, "said \0 and \ud800")
     odd_id = replace(ACCEPTED, provider_message_id="\0")
     async with Database(dsn, name="landed tests") as db:
-        dispatcher = make_dispatcher(db, mail_settings("http://127.0.0.1:9"), None, None)  # type: ignore[arg-type]
+        dispatcher = recorder(db)
         outcomes = zip(batch, [odd_words, odd_id, ACCEPTED], strict=True)
         await dispatcher._record([Finished(one, outcome, b"hash") for one, outcome in outcomes])
     states = [(await delivery_row(seed, one))["state"] for one in batch]

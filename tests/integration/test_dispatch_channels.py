@@ -27,12 +27,10 @@ from app.db import Database
 from app.domain.models import BounceClass, Evidence, EvidenceKind, Outcome, OutcomeKind
 from app.domain.tokens import read_receipt
 from app.flows.apply import apply
-from app.flows.control import Control
-from app.flows.dispatch import Dispatcher, Lane
+from app.flows.dispatch import Dispatcher
 from app.flows.fan_out import fan_out
 from app.flows.intake import intake
 from app.flows.targets import Settled, settle
-from app.providers.access import AccessTokens
 from app.providers.accounts import ProviderSet
 from app.providers.transport import Transport
 from app.providers.transports import open_transport
@@ -40,6 +38,7 @@ from app.rendering.pool import RenderPool
 from app.settings import Bounces, Settings
 from jobs.worker import lanes_of
 from tests.factories import make_category, make_notification, make_recipient, make_template, make_tenant
+from tests.lanes import make_dispatcher
 from tests.looking import rows, until
 
 PATIENCE_SECONDS = 60
@@ -113,7 +112,15 @@ async def lane_at_work(db: Database, settings: Settings, name: str) -> AsyncIter
             Transport() as plain,
             open_transport(kind, connections_max=10, endpoints=settings.endpoints) as transport,
         ):
-            dispatcher = make_dispatcher(lane, db, providers, transport, plain, renderer, settings)
+            dispatcher = make_dispatcher(
+                lane,
+                db=db,
+                settings=settings,
+                transport=transport,
+                renderer=renderer,
+                tokens_by=plain,
+                signing_key=SIGNING_KEY,
+            )
             running = asyncio.create_task(dispatcher.run())
             try:
                 yield dispatcher
@@ -122,30 +129,6 @@ async def lane_at_work(db: Database, settings: Settings, name: str) -> AsyncIter
                 await running
     finally:
         await renderer.stop()
-
-
-def make_dispatcher(
-    lane: Lane,
-    db: Database,
-    providers: ProviderSet,
-    transport: Any,
-    plain: Transport,
-    renderer: Any,
-    settings: Settings,
-) -> Dispatcher:
-    worker_id = uuid4()
-    return Dispatcher(
-        lane,
-        db=db,
-        providers=providers,
-        transports={choice.provider: transport for choice in lane.choices},
-        access=AccessTokens(plain),
-        renderer=renderer,
-        control=Control(db, providers, settings, worker_id),
-        settings=settings,
-        worker_id=worker_id,
-        signing_key=SIGNING_KEY,
-    )
 
 
 async def send(

@@ -26,12 +26,9 @@ from werkzeug import Request, Response
 from app.db import Database
 from app.domain.models import NotificationClass
 from app.flows.apply import apply
-from app.flows.control import Control
-from app.flows.dispatch import Dispatcher, Lane
+from app.flows.dispatch import Lane
 from app.flows.fan_out import DISABLED, FILTERS, OWNER_MAIL, STATUS_EVENTS, TEST, WHY, fan_out
 from app.flows.intake import intake
-from app.providers.access import AccessTokens
-from app.providers.accounts import ProviderSet
 from app.providers.guarded import GuardedTransport
 from app.rendering.engine import compile_template, render
 from app.rendering.pool import RenderPool
@@ -40,6 +37,7 @@ from app.settings import Choice, Endpoints, Retry, Settings
 from app.store import endpoints as store
 from app.store.endpoints import EndpointResult
 from tests.factories import make_attempt, make_delivery, make_event, make_tenant
+from tests.lanes import make_dispatcher
 from tests.looking import rows
 
 MAIL = {"adapter": "mailgun", "domain": "mg.example.com", "api_key": "k", "webhook_signing_key": "s"}
@@ -664,18 +662,12 @@ async def lane_at_work(db: Database, lane: str, account: str) -> AsyncIterator[N
     """A dispatcher of this lane; stopped, and waited for, at the end."""
     channel = lane.partition(".")[0]
     async with GuardedTransport(connections_max=10, endpoints=QUICK.endpoints) as transport:
-        worker_id, providers = uuid4(), ProviderSet(QUICK.providers)
-        dispatcher = Dispatcher(
+        dispatcher = make_dispatcher(
             Lane(lane, channel, NotificationClass.TRANSACTIONAL, (Choice(provider=account, order=1),)),
             db=db,
-            providers=providers,
-            transports={account: transport},
-            access=AccessTokens(transport),
-            renderer=RenderPool(),  # data needs no words, so it is never started
-            control=Control(db, providers, QUICK, worker_id),
             settings=QUICK,
-            worker_id=worker_id,
-            signing_key=b"key",
+            transport=transport,
+            renderer=RenderPool(),  # data needs no words, so it is never started
         )
         running = asyncio.create_task(dispatcher.run())
         try:

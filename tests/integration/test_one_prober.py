@@ -7,21 +7,18 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
 
 import psycopg
 import pytest
 
 from app.db import Database
 from app.domain.models import NotificationClass
-from app.flows.control import Control
 from app.flows.dispatch import Dispatcher, Lane
-from app.providers.access import AccessTokens
-from app.providers.accounts import ProviderSet
 from app.providers.transport import Transport
 from app.rendering.pool import RenderPool
 from app.settings import Settings
 from tests.factories import OPEN, make_delivery, make_notification, make_provider_state, make_template, make_tenant
+from tests.lanes import make_dispatcher
 from tests.looking import rows, until
 from tests.sandbox_process import SandboxProcess
 
@@ -52,32 +49,22 @@ def sandbox(tmp_path) -> Iterator[SandboxProcess]:
 @contextlib.asynccontextmanager
 async def workers(dsn: str, settings: Settings, count: int) -> AsyncIterator[list[Dispatcher]]:
     """So many workers of one lane, each with connections, counts and an id of its own, as processes would have them."""
-    providers, [choice] = ProviderSet(settings.providers), settings.routes["email"]
+    lane = Lane(LANE, "email", NotificationClass.TRANSACTIONAL, settings.routes["email"])
     async with contextlib.AsyncExitStack() as stack:
         renderer = RenderPool()
         await renderer.start()
         stack.push_async_callback(renderer.stop)
-        dispatchers, controls = [], []
-        for _ in range(count):
-            db = await stack.enter_async_context(Database(dsn, name="landed tests", size_max=4))
-            transport = await stack.enter_async_context(Transport())
-            worker_id = uuid4()
-            controls.append(Control(db, providers, settings, worker_id))
-            dispatchers.append(
-                Dispatcher(
-                    Lane(LANE, "email", NotificationClass.TRANSACTIONAL, settings.routes["email"]),
-                    db=db,
-                    providers=providers,
-                    transports={choice.provider: transport},
-                    access=AccessTokens(transport),
-                    renderer=renderer,
-                    control=controls[-1],
-                    settings=settings,
-                    worker_id=worker_id,
-                    signing_key=b"key",
-                )
+        dispatchers = [
+            make_dispatcher(
+                lane,
+                db=await stack.enter_async_context(Database(dsn, name="landed tests", size_max=4)),
+                settings=settings,
+                transport=await stack.enter_async_context(Transport()),
+                renderer=renderer,
             )
-        judging = [asyncio.create_task(control.run()) for control in controls]
+            for _ in range(count)
+        ]
+        judging = [asyncio.create_task(dispatcher._control.run()) for dispatcher in dispatchers]
         working = [asyncio.create_task(dispatcher.run()) for dispatcher in dispatchers]
         try:
             yield dispatchers
