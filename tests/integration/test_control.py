@@ -422,6 +422,28 @@ async def test_what_calls_came_to_is_counted_and_reported_once(dsn, conn):
     }
 
 
+@pytest.mark.parametrize(
+    ("outcome", "failures"),
+    [
+        (Outcome(K.TRANSIENT, "connection refused"), 1),
+        (Outcome(K.TRANSIENT, "busy", 503), 1),
+        (Outcome(K.TRANSIENT, "the whole service closes", 421), 1),
+        (Outcome(K.TRANSIENT, "this mailbox is busy", 450), 0),
+        (Outcome(K.UNKNOWN, "no answer"), 1),
+        (Outcome(K.UNAUTHORIZED, "bad key", 401), 0),
+        (Outcome(K.RECIPIENT_INVALID, "no such user", 550), 0),
+        (Outcome(K.REJECTED, "too long", 500), 0),
+    ],
+)
+async def test_a_failure_is_what_speaks_against_the_provider(dsn, conn, outcome, failures):
+    async with Database(dsn, name="landed tests") as db:
+        control = make_control(db)
+        control.count("a", outcome, 0.1)
+        await control.report()
+    [counted] = await rows(conn, "SELECT calls, failures FROM store.provider_outcomes")
+    assert counted == {"calls": 1, "failures": failures}
+
+
 async def test_what_could_not_be_reported_is_kept(dsn, conn):
     async with Database(dsn, name="landed tests") as db:
         control = make_control(db)

@@ -147,3 +147,24 @@ def test_only_names_of_the_time_zone_database_pass(bad):
     assert addresses.time_zone("Europe/Berlin") == "Europe/Berlin"
     with pytest.raises(ValueError, match="IANA"):
         addresses.time_zone(bad)
+
+
+@pytest.mark.parametrize(
+    ("phone", "country"),
+    [
+        ("+4915112345678", "DE"),
+        ("+447400123456", "GB"),
+        ("+447781123456", "GG"),
+        ("+12125550101", "US"),
+        ("+14165550101", "CA"),
+        ("+77011234567", "KZ"),
+        ("+80012345678", None),
+        ("+881612345678", None),
+        ("+0", None),
+        ("+", None),
+        ("", None),
+        ("nonsense", None),
+    ],
+)
+def test_a_number_tells_its_country_where_its_plan_does(phone, country):
+    assert addresses.country(phone) == country

@@ -140,3 +140,38 @@ def test_questions_come_further_and_further_apart_up_to_a_bound(lookups):
 
     assert wait(0) == 30
     assert 30 <= wait(lookups) <= wait(lookups + 1) <= 3600
+
+
+# -- elsewhere, and probes -------------------------------------------------------------------------------------
+
+
+@given(outcomes, st.integers(0, 10), expiries, chances)
+def test_only_what_was_definitely_not_taken_goes_elsewhere_and_costs_nothing(outcome, failures, expires_at, jitter):
+    given_ = {"failures": failures, "expires_at": expires_at, "now": NOW, "jitter": jitter, "policy": POLICY}
+    decision = decide(outcome, **given_, elsewhere=True)
+    if outcome.kind in (K.TRANSIENT, K.RATE_LIMITED, K.UNAUTHORIZED):
+        assert (decision.state, decision.reason, decision.burns) == (S.QUEUED, "failover", False)
+        assert decision.failed_over
+        assert decision.due_at == NOW, "at once"
+        assert decision.attempt_state in ("refused", "not_sent")
+        assert decision.pause_provider_seconds == decide(outcome, **given_).pause_provider_seconds
+    else:
+        assert decision == decide(outcome, **given_)
+        assert not decision.failed_over
+
+
+@given(outcomes, st.integers(0, 10), expiries, chances)
+def test_a_probe_that_fails_costs_its_delivery_nothing_but_time(outcome, failures, expires_at, jitter):
+    given_ = {"failures": failures, "expires_at": expires_at, "now": NOW, "jitter": jitter, "policy": POLICY}
+    decision = decide(outcome, **given_, probe=True)
+    if outcome.kind is K.TRANSIENT:
+        assert (decision.state, decision.reason, decision.burns) == (S.QUEUED, "probe_failed", False)
+        assert not decision.failed_over
+    else:
+        assert decision == decide(outcome, **given_)
+
+
+@pytest.mark.parametrize(("asked", "given_"), [(float("nan"), 30), (float("inf"), 3600), (float("-inf"), 1)])
+def test_what_is_no_number_of_seconds_is_understood_all_the_same(asked, given_):
+    decision = decided(Outcome(K.RATE_LIMITED, "slow down", 429, retry_after_seconds=asked))
+    assert decision.pause_provider_seconds == given_
