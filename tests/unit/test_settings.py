@@ -70,9 +70,8 @@ def test_the_accounts_of_a_channel_are_those_of_all_its_routes_each_once():
     assert found.accounts("email") == ("a", "b", "c")
     assert found.accounts("sms", "gb") == ()
     assert found.accounts("push") == ()
-    assert found.routing().find("sms", "gb", "shop") == found.routing().find("sms", None, "shop"), (
-        "an empty one is none"
-    )
+    routing = found.routing()
+    assert routing.find("sms", "gb", "shop") == routing.find("sms", None, "shop"), "an empty route is none"
 
 
 def test_a_provider_serves_its_own_channel_alone():
