@@ -124,12 +124,13 @@ class Dispatcher:
         self._to_record = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._all_finished = False
 
     # The life of a lane -----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Claims and sends until ``stop``; returns when every outcome has been recorded."""
-        recorder = asyncio.create_task(self._record_until_stopped())
+        recorder = asyncio.create_task(self._record_until_all_is_finished())
         recorder.add_done_callback(lambda _: self.stop())  # a lane that cannot record must not send
         try:
             while not self._stopping:
@@ -145,6 +146,7 @@ class Dispatcher:
             self.stop()
             while self._tasks:
                 await asyncio.wait(self._tasks)
+            self._all_finished = True
             self._to_record.set()
             await recorder
 
@@ -386,8 +388,9 @@ class Dispatcher:
         self._finished.append(finished)
         self._to_record.set()
 
-    async def _record_until_stopped(self) -> None:
-        while not (self._stopping and not self._tasks and not self._finished):
+    async def _record_until_all_is_finished(self) -> None:
+        """To the end of ``run``, and no sooner: a claim may still be under way when the last call is over."""
+        while not (self._all_finished and not self._finished):
             await self._to_record.wait()
             self._to_record.clear()
             while self._finished:

@@ -488,6 +488,29 @@ async def test_a_call_under_way_is_finished_before_the_worker_stops(dsn, seed, s
     assert (after["state"], after["reason"]) == ("ambiguous", "outcome_unknown")
 
 
+async def test_a_claim_under_way_when_the_last_call_is_over_is_given_back_too(dsn, seed, sandbox):
+    tenant = await make_tenant(seed)
+    given = {"tenant_id": tenant.id, "sender": "Shop <shop@example.com>"}
+    calling = await make_delivery(seed, address="timeout-after-accept@example.com", **given)
+    times = {"send_seconds": 1.0}
+    async with (
+        await connect(dsn) as recipient,
+        working(dsn, mail_settings(sandbox.url, times=times)) as (dispatcher, running),
+    ):
+        await until(lambda: asyncio.to_thread(calls, sandbox, calling))
+        lock = "SELECT pg_advisory_xact_lock(11, store.address_bucket(%s, 'email', 'slow@example.com'))"
+        await recipient.execute(lock, (tenant.id,))  # as an opt-out holds it: the claim waits
+        claimed = await make_delivery(seed, address="slow@example.com", **given)
+        dispatcher.woken.set()
+        await until(lambda: rows(seed, "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+        dispatcher.stop()
+        await ended(seed, calling, "ambiguous")
+        await recipient.rollback()
+        await running
+    after = await delivery_row(seed, claimed)
+    assert (after["state"], after["reason"], after["failures"]) == ("queued", "released", 0)
+
+
 async def test_unauthorized_pauses_the_provider_and_burns_nothing(dsn, seed, sandbox):
     tenant = await make_tenant(seed)
     address = f"unauthorized+{uuid4().hex}@example.com"
