@@ -109,7 +109,7 @@ def _struck(system: System, load: Load, chance: random.Random, blow: str) -> Non
 
 
 def _until_each_is_called_again(system: System, load: Load) -> None:
-    """A call that hung until after the load may have opened one more breaker: whatever is sent next tries that vendor."""
+    """A call that hung until after the load may have opened one more breaker: what is sent next tries that vendor."""
     person, phone = system.recipient("last@example.com"), system.reachable(phone="+12015550199")
 
     def called() -> bool:
