@@ -192,6 +192,41 @@ class Shedding(Section):
     alert_seconds: Seconds = 10.0
 
 
+class RecipientLimits(Section):
+    """What one recipient gets on a channel in an hour, to catch runaway loops (R-153, R-157, R-159); 0 for any number.
+
+    A merchant's endpoint is no person, and gets all that happens.
+    """
+
+    push: int = Field(default=60, ge=0, le=1000)
+    email: int = Field(default=20, ge=0, le=1000)
+    sms: int = Field(default=3, ge=0, le=1000)
+    in_app: int = Field(default=100, ge=0, le=1000)
+    webhook: int = Field(default=0, ge=0, le=1000)
+    chat: int = Field(default=10, ge=0, le=1000)
+
+    def of(self, channel: str) -> int:
+        return int(getattr(self, channel))
+
+
+class TemplateLimits(Section):
+    """What one template sends in a minute, evenly, apart for each class (R-154); 0 for any number."""
+
+    transactional: int = Field(default=0, ge=0)
+    promotional: int = Field(default=0, ge=0)
+    alert: int = Field(default=0, ge=0)
+
+    def of(self, klass: str) -> int:
+        return int(getattr(self, klass))
+
+
+class Limits(Section):
+    """Our own limits: what is over one waits, and nothing is dropped (R-152, R-158)."""
+
+    recipient_per_hour: RecipientLimits = RecipientLimits()
+    template_per_minute: TemplateLimits = TemplateLimits()
+
+
 class Choice(Section):
     """One provider of a route. order: who is asked first; those of the same order share by weight."""
 
@@ -265,6 +300,7 @@ class Settings(BaseSettings):
     providers: dict[str, dict[str, Any]] = {}  # account name -> {"adapter": "mailgun", ...}
     breakers: Breakers = Breakers()
     shedding: Shedding = Shedding()
+    limits: Limits = Limits()
     routes: dict[str, Route] = {}  # "email", "push.ios", "sms.GB", "sms@acme" -> its providers
 
     @classmethod

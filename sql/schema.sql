@@ -165,10 +165,12 @@ CREATE TABLE store.categories (
     description text DEFAULT ''::text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    recipient_per_hour integer,
     CONSTRAINT categories_ambiguity_policy_check CHECK ((ambiguity_policy = ANY (ARRAY['park'::text, 'resend_if_absent'::text, 'at_least_once'::text]))),
     CONSTRAINT categories_channels_check CHECK (((channels <@ ARRAY['email'::text, 'push'::text, 'sms'::text, 'in_app'::text, 'webhook'::text, 'chat'::text]) AND (cardinality(channels) > 0))),
     CONSTRAINT categories_class_check CHECK ((class = ANY (ARRAY['transactional'::text, 'promotional'::text, 'alert'::text]))),
     CONSTRAINT categories_name_check CHECK ((name ~ '^[a-z0-9][a-z0-9_.-]{0,99}$'::text)),
+    CONSTRAINT categories_recipient_per_hour_check CHECK (((recipient_per_hour >= 0) AND (recipient_per_hour <= 1000))),
     CONSTRAINT categories_reply_to_check CHECK ((reply_to !~ '[\r\n]'::text)),
     CONSTRAINT categories_sender_check CHECK ((sender !~ '[\r\n]'::text)),
     CONSTRAINT categories_validity_seconds_check CHECK ((validity_seconds > 0))
@@ -185,6 +187,12 @@ COMMENT ON COLUMN store.categories.ambiguity_policy IS 'What an unknown outcome 
 --
 
 COMMENT ON COLUMN store.categories.validity_seconds IS 'How long after it is due a notification is still worth sending';
+
+--
+-- Name: COLUMN categories.recipient_per_hour; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.categories.recipient_per_hour IS 'How much of it one recipient gets on a channel in an hour, counted by itself; 0: as much as is sent. NULL: it counts with the others, against what the configuration says of the channel';
 
 --
 -- Name: _category_to_send(integer, text); Type: FUNCTION; Schema: landed; Owner: -
@@ -1657,7 +1665,7 @@ COMMENT ON FUNCTION landed._why_lane(lane text) IS 'What keeps waiting all that 
 
 CREATE FUNCTION landed._why_delivery(d store.deliveries) RETURNS text
     LANGUAGE sql STABLE
-    RETURN CASE (d).state WHEN 'queued'::text THEN concat_ws('; '::text, CASE (d).reason WHEN 'retry'::text THEN format('waits for its retry after failure %s'::text, (d).failures) WHEN 'failover'::text THEN format('%s refused it; goes to another provider of its route at once'::text, (d).provider) WHEN 'probe_failed'::text THEN format('was sent to see whether %s is back, which it is not; at no cost to its retries'::text, (d).provider) WHEN 'rate_limited'::text THEN 'waits because the provider said to slow down'::text WHEN 'unauthorized'::text THEN 'waits because the provider refused our account'::text WHEN 'held'::text THEN 'held by an operator; landed.release lets it go'::text WHEN 'replay'::text THEN 'replayed by an operator, waits for a worker'::text WHEN 'scheduled'::text THEN 'scheduled for later'::text WHEN 'endpoint_failing'::text THEN 'put off, because its endpoint fails just now; at no cost to its retries'::text WHEN 'released'::text THEN 'given back by a worker before it was called, waits for the next'::text ELSE 'waits for its first attempt'::text END, (CASE WHEN ((d).due_at <= now()) THEN 'due since '::text ELSE 'due at '::text END || (d).due_at), CASE WHEN ((d).due_at <= now()) THEN landed._why_lane((d).lane) ELSE NULL::text END, ('expires at '::text || (d).expires_at)) WHEN 'sending'::text THEN format('attempt %s is with %s; if its worker is lost, that is noticed at %s'::text, (d).attempt_no, (d).provider, (d).due_at) WHEN 'sent'::text THEN format('%s accepted it at %s; waits for evidence of delivery, next asked at %s'::text, (d).provider, (d).sent_at, (d).due_at) WHEN 'ambiguous'::text THEN format('attempt %s may or may not have been accepted; %s is asked at %s, nothing is resent before'::text, (d).attempt_no, (d).provider, (d).due_at) WHEN 'delivered'::text THEN format('delivered at %s, as %s says'::text, (d).delivered_at, (d).provider) WHEN 'bounced'::text THEN format('bounced at %s (%s)'::text, COALESCE((d).bounced_at, (d).ended_at), (d).reason) WHEN 'failed'::text THEN format('failed at %s (%s)'::text, (d).ended_at, (d).reason) WHEN 'unconfirmed'::text THEN CASE (d).reason WHEN 'ambiguous_unresolved'::text THEN 'it may have been sent and nothing could tell; late evidence still counts'::text WHEN 'not_acknowledged'::text THEN 'it was accepted, nobody there can be asked, and the receiving side never said that it came; late evidence still counts'::text ELSE 'it was accepted, and nothing ever proved what became of it; late evidence still counts'::text END WHEN 'suppressed'::text THEN format('not sent: its address must not be sent to (%s)'::text, (d).reason) WHEN 'cancelled'::text THEN format('cancelled at %s'::text, (d).ended_at) WHEN 'expired'::text THEN format('not sent in time: it expired at %s'::text, (d).expires_at) WHEN 'dead'::text THEN format('given up at %s after %s attempts (%s): %s; landed.replay starts it over'::text, (d).ended_at, (d).attempt_no, (d).reason, COALESCE((SELECT a.detail FROM store.attempts a WHERE ((a.shard = (_why_delivery.d).shard) AND (a.delivery_id = (_why_delivery.d).id) AND (a.no = (_why_delivery.d).attempt_no))), 'no detail'::text)) ELSE NULL::text END;
+    RETURN CASE (d).state WHEN 'queued'::text THEN concat_ws('; '::text, CASE (d).reason WHEN 'retry'::text THEN format('waits for its retry after failure %s'::text, (d).failures) WHEN 'failover'::text THEN format('%s refused it; goes to another provider of its route at once'::text, (d).provider) WHEN 'probe_failed'::text THEN format('was sent to see whether %s is back, which it is not; at no cost to its retries'::text, (d).provider) WHEN 'recipient_limit'::text THEN 'waits because its recipient has had enough for an hour on this channel; landed.release lets it go'::text WHEN 'template_limit'::text THEN 'waits for its turn among the messages of its template; landed.release lets it go'::text WHEN 'rate_limited'::text THEN 'waits because the provider said to slow down'::text WHEN 'unauthorized'::text THEN 'waits because the provider refused our account'::text WHEN 'held'::text THEN 'held by an operator; landed.release lets it go'::text WHEN 'replay'::text THEN 'replayed by an operator, waits for a worker'::text WHEN 'scheduled'::text THEN 'scheduled for later'::text WHEN 'endpoint_failing'::text THEN 'put off, because its endpoint fails just now; at no cost to its retries'::text WHEN 'released'::text THEN 'given back by a worker before it was called, waits for the next'::text ELSE 'waits for its first attempt'::text END, (CASE WHEN ((d).due_at <= now()) THEN 'due since '::text ELSE 'due at '::text END || (d).due_at), CASE WHEN ((d).due_at <= now()) THEN landed._why_lane((d).lane) ELSE NULL::text END, ('expires at '::text || (d).expires_at)) WHEN 'sending'::text THEN format('attempt %s is with %s; if its worker is lost, that is noticed at %s'::text, (d).attempt_no, (d).provider, (d).due_at) WHEN 'sent'::text THEN format('%s accepted it at %s; waits for evidence of delivery, next asked at %s'::text, (d).provider, (d).sent_at, (d).due_at) WHEN 'ambiguous'::text THEN format('attempt %s may or may not have been accepted; %s is asked at %s, nothing is resent before'::text, (d).attempt_no, (d).provider, (d).due_at) WHEN 'delivered'::text THEN format('delivered at %s, as %s says'::text, (d).delivered_at, (d).provider) WHEN 'bounced'::text THEN format('bounced at %s (%s)'::text, COALESCE((d).bounced_at, (d).ended_at), (d).reason) WHEN 'failed'::text THEN format('failed at %s (%s)'::text, (d).ended_at, (d).reason) WHEN 'unconfirmed'::text THEN CASE (d).reason WHEN 'ambiguous_unresolved'::text THEN 'it may have been sent and nothing could tell; late evidence still counts'::text WHEN 'not_acknowledged'::text THEN 'it was accepted, nobody there can be asked, and the receiving side never said that it came; late evidence still counts'::text ELSE 'it was accepted, and nothing ever proved what became of it; late evidence still counts'::text END WHEN 'suppressed'::text THEN format('not sent: its address must not be sent to (%s)'::text, (d).reason) WHEN 'cancelled'::text THEN format('cancelled at %s'::text, (d).ended_at) WHEN 'expired'::text THEN format('not sent in time: it expired at %s'::text, (d).expires_at) WHEN 'dead'::text THEN format('given up at %s after %s attempts (%s): %s; landed.replay starts it over'::text, (d).ended_at, (d).attempt_no, (d).reason, COALESCE((SELECT a.detail FROM store.attempts a WHERE ((a.shard = (_why_delivery.d).shard) AND (a.delivery_id = (_why_delivery.d).id) AND (a.no = (_why_delivery.d).attempt_no))), 'no detail'::text)) ELSE NULL::text END;
 
 --
 -- Name: FUNCTION _why_delivery(d store.deliveries); Type: COMMENT; Schema: landed; Owner: -
@@ -2078,7 +2086,7 @@ BEGIN
               AND w.id BETWEEN store.children_from(n.id) AND store.children_to(n.id)
               AND w.notification_id = n.id
               AND w.state = 'queued'
-              AND w.reason = 'held'
+              AND w.reason IN ('held', 'recipient_limit', 'template_limit')
             ORDER BY w.id
             FOR UPDATE
         ) AS waiting
@@ -2089,7 +2097,7 @@ BEGIN
         RETURN QUERY SELECT d.id, d.channel, d.state, true, d.due_at, format('due at %s', d.due_at);
     END LOOP;
     IF NOT FOUND THEN
-        RETURN QUERY SELECT NULL::uuid, NULL::text, n.state, false, NULL::timestamptz, 'none of its deliveries was held';
+        RETURN QUERY SELECT NULL::uuid, NULL::text, n.state, false, NULL::timestamptz, 'none of its deliveries was held, by an operator or a limit';
     END IF;
 END
 $$;
@@ -2098,7 +2106,7 @@ $$;
 -- Name: FUNCTION release(notification_id uuid, reason text, tenant text); Type: COMMENT; Schema: landed; Owner: -
 --
 
-COMMENT ON FUNCTION landed.release(notification_id uuid, reason text, tenant text) IS 'Lets go what a hold keeps of a notification; one row per delivery that was held';
+COMMENT ON FUNCTION landed.release(notification_id uuid, reason text, tenant text) IS 'Lets go what a hold or a limit keeps of a notification; one row per delivery that it kept';
 
 --
 -- Name: rendered(uuid, text); Type: FUNCTION; Schema: landed; Owner: -
@@ -3483,6 +3491,27 @@ $$;
 CREATE FUNCTION store.shard_for(tenant_id integer, recipient_id text) RETURNS smallint
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN ((hashtextextended(recipient_id, (tenant_id)::bigint) & (63)::bigint))::smallint;
+
+--
+-- Name: take_slots(timestamp with time zone[], integer, integer); Type: FUNCTION; Schema: store; Owner: -
+--
+
+CREATE FUNCTION store.take_slots(slots timestamp with time zone[], n integer, per_hour integer) RETURNS timestamp with time zone[]
+    LANGUAGE plpgsql STABLE
+    AS $$
+BEGIN
+    FOR i IN 1 .. n LOOP
+        slots := slots || greatest(now(), slots[cardinality(slots) - per_hour + 1] + interval '1 hour');
+    END LOOP;
+    RETURN slots[cardinality(slots) - greatest(per_hour, n) + 1 :];
+END
+$$;
+
+--
+-- Name: FUNCTION take_slots(slots timestamp with time zone[], n integer, per_hour integer); Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON FUNCTION store.take_slots(slots timestamp with time zone[], n integer, per_hour integer) IS 'These slots and the next n, of which the earliest that no longer matter are gone';
 
 --
 -- Name: take_tokens(text, integer, double precision, double precision); Type: FUNCTION; Schema: store; Owner: -
@@ -5502,6 +5531,26 @@ CREATE TABLE store.api_keys (
 COMMENT ON COLUMN store.api_keys.hash IS 'SHA-256 of the whole key; a key is 256 random bits, so a slow hash would add nothing';
 
 --
+-- Name: limit_hits; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.limit_hits (
+    tenant_id integer NOT NULL,
+    level text NOT NULL,
+    name text NOT NULL,
+    hour timestamp with time zone NOT NULL,
+    hits bigint NOT NULL,
+    last_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT limit_hits_level_check CHECK ((level = ANY (ARRAY['recipient'::text, 'template'::text])))
+);
+
+--
+-- Name: COLUMN limit_hits.name; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.limit_hits.name IS 'The channel of a recipient, or the template';
+
+--
 -- Name: rate_limit_hits; Type: VIEW; Schema: reporting; Owner: -
 --
 
@@ -5524,31 +5573,40 @@ UNION ALL
     l.last_at
    FROM ((store.api_key_limits l
      JOIN store.api_keys k ON ((k.id = l.key_id)))
-     JOIN store.tenants t ON ((t.id = k.tenant_id)));
+     JOIN store.tenants t ON ((t.id = k.tenant_id)))
+UNION ALL
+ SELECT l.level,
+    l.name,
+    t.name AS tenant,
+    l.hour,
+    l.hits,
+    l.last_at
+   FROM (store.limit_hits l
+     JOIN store.tenants t ON ((t.id = l.tenant_id)));
 
 --
 -- Name: VIEW rate_limit_hits; Type: COMMENT; Schema: reporting; Owner: -
 --
 
-COMMENT ON VIEW reporting.rate_limit_hits IS 'Limits that were reached, by hour: those that provider accounts reported, and those of our own on API keys, answered 429. The last second or so of an API key that went silent may be missing';
+COMMENT ON VIEW reporting.rate_limit_hits IS 'Limits that were reached, by hour: those that provider accounts reported, those of our own on API keys, answered 429, and those on recipients and templates, whose messages wait. The last second or so of an API key that went silent may be missing';
 
 --
 -- Name: COLUMN rate_limit_hits.level; Type: COMMENT; Schema: reporting; Owner: -
 --
 
-COMMENT ON COLUMN reporting.rate_limit_hits.level IS 'provider or api_key: whose limit it is';
+COMMENT ON COLUMN reporting.rate_limit_hits.level IS 'provider, api_key, recipient or template: whose limit it is';
 
 --
 -- Name: COLUMN rate_limit_hits.name; Type: COMMENT; Schema: reporting; Owner: -
 --
 
-COMMENT ON COLUMN reporting.rate_limit_hits.name IS 'The provider account that said to slow down, or the prefix of the key that was told to';
+COMMENT ON COLUMN reporting.rate_limit_hits.name IS 'The provider account that said to slow down, the prefix of the key that was told to, the channel of the recipients, or the template';
 
 --
 -- Name: COLUMN rate_limit_hits.tenant; Type: COMMENT; Schema: reporting; Owner: -
 --
 
-COMMENT ON COLUMN reporting.rate_limit_hits.tenant IS 'Whose key it is; NULL for a provider';
+COMMENT ON COLUMN reporting.rate_limit_hits.tenant IS 'Whose key, recipients or template it is; NULL for a provider';
 
 --
 -- Name: COLUMN rate_limit_hits.hour; Type: COMMENT; Schema: reporting; Owner: -
@@ -5560,7 +5618,7 @@ COMMENT ON COLUMN reporting.rate_limit_hits.hour IS 'The beginning of the hour';
 -- Name: COLUMN rate_limit_hits.hits; Type: COMMENT; Schema: reporting; Owner: -
 --
 
-COMMENT ON COLUMN reporting.rate_limit_hits.hits IS 'Calls or requests that were refused';
+COMMENT ON COLUMN reporting.rate_limit_hits.hits IS 'Calls or requests that were refused, or messages that were put off';
 
 --
 -- Name: COLUMN rate_limit_hits.last_at; Type: COMMENT; Schema: reporting; Owner: -
@@ -6430,7 +6488,7 @@ COMMENT ON COLUMN reporting.waiting.state IS 'accepted (not planned yet), queued
 -- Name: COLUMN waiting.reason; Type: COMMENT; Schema: reporting; Owner: -
 --
 
-COMMENT ON COLUMN reporting.waiting.reason IS 'Why: retry, failover, probe_failed, rate_limited, unauthorized, held, replay, released, outcome_unknown, endpoint_failing, …; NULL is the ordinary wait for a turn';
+COMMENT ON COLUMN reporting.waiting.reason IS 'Why: retry, failover, probe_failed, rate_limited, recipient_limit, template_limit, unauthorized, held, replay, released, outcome_unknown, endpoint_failing, …; NULL is the ordinary wait for a turn';
 
 --
 -- Name: COLUMN waiting.waits_for; Type: COMMENT; Schema: reporting; Owner: -
@@ -6839,6 +6897,41 @@ CREATE TABLE store.recipient_signing_secrets (
 );
 
 --
+-- Name: recipient_windows; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.recipient_windows (
+    shard smallint NOT NULL,
+    tenant_id integer NOT NULL,
+    recipient_id text NOT NULL,
+    channel text NOT NULL,
+    category text NOT NULL,
+    per_hour integer NOT NULL,
+    slots timestamp with time zone[] NOT NULL,
+    CONSTRAINT recipient_windows_per_hour_check CHECK ((per_hour > 0)),
+    CONSTRAINT recipient_windows_slots_check CHECK ((cardinality(slots) > 0))
+)
+WITH (fillfactor='70');
+
+--
+-- Name: COLUMN recipient_windows.category; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.recipient_windows.category IS 'A category that is counted by itself; empty for all the others together';
+
+--
+-- Name: COLUMN recipient_windows.per_hour; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.recipient_windows.per_hour IS 'The limit as intake last read it';
+
+--
+-- Name: COLUMN recipient_windows.slots; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.recipient_windows.slots IS 'In the order in which they were taken; no more than the limit is about';
+
+--
 -- Name: recipients; Type: TABLE; Schema: store; Owner: -
 --
 
@@ -6900,6 +6993,17 @@ ALTER TABLE store.suppressions ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY 
     NO MINVALUE
     NO MAXVALUE
     CACHE 1
+);
+
+--
+-- Name: template_rates; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.template_rates (
+    tenant_id integer NOT NULL,
+    template_id text NOT NULL,
+    class text NOT NULL,
+    next_at timestamp with time zone NOT NULL
 );
 
 --
@@ -7153,6 +7257,13 @@ ALTER TABLE ONLY store.lanes
     ADD CONSTRAINT lanes_pkey PRIMARY KEY (name);
 
 --
+-- Name: limit_hits limit_hits_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.limit_hits
+    ADD CONSTRAINT limit_hits_pkey PRIMARY KEY (tenant_id, level, name, hour);
+
+--
 -- Name: load_shedding load_shedding_pkey; Type: CONSTRAINT; Schema: store; Owner: -
 --
 
@@ -7216,6 +7327,13 @@ ALTER TABLE ONLY store.recipient_signing_secrets
     ADD CONSTRAINT recipient_signing_secrets_pkey PRIMARY KEY (tenant_id);
 
 --
+-- Name: recipient_windows recipient_windows_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.recipient_windows
+    ADD CONSTRAINT recipient_windows_pkey PRIMARY KEY (shard, tenant_id, recipient_id, channel, category);
+
+--
 -- Name: recipients recipients_pkey; Type: CONSTRAINT; Schema: store; Owner: -
 --
 
@@ -7256,6 +7374,13 @@ ALTER TABLE ONLY store.status_events
 
 ALTER TABLE ONLY store.suppressions
     ADD CONSTRAINT suppressions_pkey PRIMARY KEY (id);
+
+--
+-- Name: template_rates template_rates_pkey; Type: CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.template_rates
+    ADD CONSTRAINT template_rates_pkey PRIMARY KEY (tenant_id, template_id, class);
 
 --
 -- Name: templates templates_pkey; Type: CONSTRAINT; Schema: store; Owner: -
@@ -7502,6 +7627,12 @@ CREATE UNIQUE INDEX inbox_items_arrival ON store.inbox_items USING btree (tenant
 --
 
 CREATE UNIQUE INDEX inbox_items_version ON store.inbox_items USING btree (tenant_id, recipient_id, version);
+
+--
+-- Name: limit_hits_hour; Type: INDEX; Schema: store; Owner: -
+--
+
+CREATE INDEX limit_hits_hour ON store.limit_hits USING btree (hour);
 
 --
 -- Name: notifications_due; Type: INDEX; Schema: store; Owner: -
@@ -7755,6 +7886,13 @@ ALTER TABLE ONLY store.inboxes
     ADD CONSTRAINT inboxes_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES store.tenants(id) ON DELETE CASCADE;
 
 --
+-- Name: limit_hits limit_hits_tenant_id_fkey; Type: FK CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.limit_hits
+    ADD CONSTRAINT limit_hits_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES store.tenants(id) ON DELETE CASCADE;
+
+--
 -- Name: producers producers_tenant_id_fkey; Type: FK CONSTRAINT; Schema: store; Owner: -
 --
 
@@ -7788,6 +7926,13 @@ ALTER TABLE ONLY store.soft_bounces
 
 ALTER TABLE ONLY store.suppressions
     ADD CONSTRAINT suppressions_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES store.tenants(id) ON DELETE CASCADE;
+
+--
+-- Name: template_rates template_rates_tenant_id_fkey; Type: FK CONSTRAINT; Schema: store; Owner: -
+--
+
+ALTER TABLE ONLY store.template_rates
+    ADD CONSTRAINT template_rates_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES store.tenants(id) ON DELETE CASCADE;
 
 --
 -- Name: templates templates_tenant_id_fkey; Type: FK CONSTRAINT; Schema: store; Owner: -
@@ -8450,6 +8595,12 @@ GRANT ALL ON FUNCTION store.refuse_change() TO landed_service;
 GRANT ALL ON FUNCTION store.shard_for(tenant_id integer, recipient_id text) TO landed_service;
 
 --
+-- Name: FUNCTION take_slots(slots timestamp with time zone[], n integer, per_hour integer); Type: ACL; Schema: store; Owner: -
+--
+
+GRANT ALL ON FUNCTION store.take_slots(slots timestamp with time zone[], n integer, per_hour integer) TO landed_service;
+
+--
 -- Name: FUNCTION take_tokens(bucket text, wanted integer, rate double precision, burst double precision, OUT granted integer, OUT retry_after_seconds double precision); Type: ACL; Schema: store; Owner: -
 --
 
@@ -8638,6 +8789,12 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.api_key_limits TO landed_servic
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.api_keys TO landed_service;
 
 --
+-- Name: TABLE limit_hits; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.limit_hits TO landed_service;
+
+--
 -- Name: TABLE rate_limit_hits; Type: ACL; Schema: reporting; Owner: -
 --
 
@@ -8788,6 +8945,12 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.rate_buckets TO landed_service;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.recipient_signing_secrets TO landed_service;
 
 --
+-- Name: TABLE recipient_windows; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.recipient_windows TO landed_service;
+
+--
 -- Name: TABLE recipients; Type: ACL; Schema: store; Owner: -
 --
 
@@ -8798,6 +8961,12 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.recipients TO landed_service;
 --
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.soft_bounces TO landed_service;
+
+--
+-- Name: TABLE template_rates; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.template_rates TO landed_service;
 
 --
 -- Name: TABLE templates; Type: ACL; Schema: store; Owner: -

@@ -24,6 +24,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from app.api.auth import mint_api_key
+from app.settings import RecipientLimits
 from tests import vendors
 from tests.sandbox_process import SandboxProcess, free_port, wait_until
 
@@ -206,6 +207,7 @@ class System:
                 "LANDED_ROUTES": json.dumps(routes),
                 "LANDED_ENDPOINTS__ALLOW_LOOPBACK": "true",
                 "LANDED_ENDPOINTS__LADDER": "[0.3, 0.5, 1, 2]",
+                "LANDED_LIMITS": json.dumps({"recipient_per_hour": dict.fromkeys(RecipientLimits.model_fields, 0)}),
             }
         )
 
@@ -334,13 +336,15 @@ class System:
             "validity_seconds": 3600,
         } | columns
         self.rows(
-            "INSERT INTO store.categories (tenant_id, name, class, ambiguity_policy, validity_seconds) "
-            "VALUES (%s, %s, %s, %s, %s) RETURNING name",
+            "INSERT INTO store.categories"
+            " (tenant_id, name, class, ambiguity_policy, validity_seconds, recipient_per_hour)"
+            " VALUES (%s, %s, %s, %s, %s, %s) RETURNING name",
             values["tenant_id"],
             name,
             values["class"],
             values["ambiguity_policy"],
             values["validity_seconds"],
+            values.get("recipient_per_hour"),
         )
         return name
 

@@ -48,6 +48,13 @@ class PutCategory(Body):
     validity_seconds: int | None = Field(
         default=None, ge=1, description="how long after it is due it is worth sending; default: a day"
     )
+    recipient_per_hour: int | None = Field(
+        default=None,
+        ge=0,
+        le=1000,
+        description="how much of it one recipient gets on a channel in an hour, counted by itself; what is more waits. "
+        "0: any number. Default: it counts with the others, against the limit of the channel",
+    )
     track_opens: bool = False
     track_clicks: bool = False
     test_mode: bool = Field(default=False, description="the provider accepts it and delivers nothing")

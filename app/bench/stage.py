@@ -100,10 +100,19 @@ async def populate(db: Database, name: str = "bench", *, recipients: int = RECIP
 
 
 async def accept(
-    db: Database, tenant_id: int, *, count: int, klass: str, channel: str = "email", recipients: int = RECIPIENTS
+    db: Database,
+    tenant_id: int,
+    *,
+    count: int,
+    klass: str,
+    channel: str = "email",
+    recipients: int = RECIPIENTS,
+    first: int = 0,
 ) -> None:
-    """Puts ``count`` accepted notifications before the worker, as the API would have."""
-    for start in range(0, count, ACCEPT_GROUP):
+    """Puts ``count`` accepted notifications before the worker, as the API would have.
+
+    first: the recipient to begin with, so that nobody gets more than people may."""
+    for start in range(first, first + count, ACCEPT_GROUP):
         items = [
             {
                 "ordinal": n,
@@ -118,7 +127,7 @@ async def accept(
                 "source": "api",
                 "expires_at": "9999-12-31T00:00:00Z",
             }
-            for n in range(start, min(start + ACCEPT_GROUP, count))
+            for n in range(start, min(start + ACCEPT_GROUP, first + count))
         ]
         async with db.transaction() as conn:
             await conn.execute("SELECT count(*) FROM landed.accept(%s::jsonb)", (msgspec.json.encode(items).decode(),))
@@ -133,7 +142,7 @@ async def load(db: Database, tenant_id: int, *, per_second: int, channel: str = 
         while True:
             due = int((time.monotonic() - began) * per_second) - accepted
             if due > 0:
-                await accept(db, tenant_id, count=due, klass="transactional", channel=channel)
+                await accept(db, tenant_id, count=due, klass="transactional", channel=channel, first=accepted)
                 await db.wake("landed_wake", "intake")
                 accepted += due
             await asyncio.sleep(LOAD_TICK_SECONDS)

@@ -43,6 +43,7 @@ class Planned:
     state: DeliveryState
     reason: str | None
     country: str | None = None
+    due_at: datetime | None = None  # None: at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +62,9 @@ def plan(subject: Subject, now: datetime, routes: Routes) -> Plan:
     Every requested channel yields at least one delivery, so whatever the rules refuse is still there to be seen; push
     yields one for each device. routes: what this configuration has providers for.
     """
-    trace: list[dict[str, Any]] = [_rule("recipient", subject.recipient_active, _recipient_verdict(subject))]
+    trace: list[dict[str, Any]] = [rule("recipient", subject.recipient_active, _recipient_verdict(subject))]
     if subject.expires_at <= now:
-        trace.append(_rule("validity", subject.expires_at.isoformat(), "expired"))
+        trace.append(rule("validity", subject.expires_at.isoformat(), "expired"))
     deliveries = tuple(
         _Delivery(subject, channel, address, platform, _route(subject, channel, platform, routes), trace).plan(now)
         for channel in subject.channels
@@ -123,16 +124,16 @@ class _Delivery:
     def _lane(self) -> str:
         return lane_of(self.route or RouteKey(self.channel, self.platform), self.subject.category_class)
 
-    def _end(self, rule: str, given: Any, state: DeliveryState, reason: str) -> Planned:
-        self._trace(rule, given, reason)
+    def _end(self, name: str, given: Any, state: DeliveryState, reason: str) -> Planned:
+        self._trace(name, given, reason)
         return self._planned(state, reason)
 
     def _planned(self, state: DeliveryState, reason: str | None) -> Planned:
         country = self.subject.country if self.channel == Channel.SMS else None
         return Planned(self.channel, self._lane, self.address or "", state, reason, country)
 
-    def _trace(self, rule: str, given: Any, verdict: str) -> None:
-        self.trace.append(_rule(f"{self.channel}.{rule}", given, verdict))
+    def _trace(self, name: str, given: Any, verdict: str) -> None:
+        self.trace.append(rule(f"{self.channel}.{name}", given, verdict))
 
 
 def _recipient_verdict(subject: Subject) -> str:
@@ -145,5 +146,6 @@ def _recipient_verdict(subject: Subject) -> str:
             return "inactive"
 
 
-def _rule(rule: str, given: Any, verdict: str) -> dict[str, Any]:
-    return {"rule": rule, "input": given, "verdict": verdict}
+def rule(name: str, given: Any, verdict: str) -> dict[str, Any]:
+    """One step of a decision trace."""
+    return {"rule": name, "input": given, "verdict": verdict}

@@ -11,6 +11,7 @@ from app.db import Database
 from app.domain import addresses
 from app.domain.models import Channel, DeliveryState
 from app.domain.plan import Subject, plan
+from app.flows.limits import spread
 from app.settings import Settings
 from app.store import intake as store
 
@@ -27,7 +28,8 @@ async def intake(db: Database, settings: Settings, *, klass: str, limit: int) ->
             return 0, frozenset()
         now = datetime.now(UTC)
         routes = settings.routing()
-        plans = [plan(_subject(notification), now, routes) for notification in accepted]
+        allowed = [plan(_subject(notification), now, routes) for notification in accepted]
+        plans = await spread(conn, accepted, allowed, settings.limits)
         await store.write_plans(
             conn,
             [

@@ -10,7 +10,7 @@ import structlog
 
 from app.db import Connection, Database
 from app.settings import DAY, Settings
-from app.store import control
+from app.store import control, limits
 from app.store import upkeep as store
 
 log = structlog.get_logger()
@@ -18,6 +18,7 @@ log = structlog.get_logger()
 DAYS_AHEAD = 3  # a long weekend without upkeep before anything stops; each day more is opened by every claim
 PURGE_BATCH = 5000
 PURGE_BATCHES_MAX = 200
+SHARDS = 64  # store.shard_for
 
 
 async def ensure_partitions(db: Database, settings: Settings) -> int:
@@ -50,6 +51,7 @@ async def upkeep(db: Database, settings: Settings) -> None:
     async with db.transaction() as conn:
         await store.purge_small(conn, token_keep_seconds=2 * times.webhook_window_seconds)
         await control.purge(conn, keep_seconds=times.retention_seconds)
+        await limits.purge_small(conn, keep_seconds=times.retention_seconds)
     keys = await _until_none(
         db,
         lambda conn: store.purge_keys(
@@ -63,6 +65,10 @@ async def upkeep(db: Database, settings: Settings) -> None:
     devices = await _until_none(
         db, lambda conn: store.purge_devices(conn, limit=PURGE_BATCH, keep_seconds=times.retention_seconds)
     )
+    windows = 0
+    for shard in range(SHARDS):
+        async with db.transaction() as conn:
+            windows += await limits.purge_windows(conn, shard=shard)
     log.info(
         "upkeep",
         partitions_made=made,
@@ -71,6 +77,7 @@ async def upkeep(db: Database, settings: Settings) -> None:
         keys_purged=keys,
         inbox_items_purged=items,
         devices_purged=devices,
+        windows_purged=windows,
     )
 
 

@@ -25,6 +25,7 @@ class CategoryRules(msgspec.Struct, frozen=True, kw_only=True, rename={"class_":
     reply_to: str | None
     ambiguity_policy: str
     validity_seconds: int | None
+    recipient_per_hour: int | None
     track_opens: bool
     track_clicks: bool
     test_mode: bool

@@ -42,6 +42,9 @@ class Accepted:
     suppressed: dict[str, str] | None
     devices: dict[str, list[str]] | None
     tenant: str
+    tenant_id: int
+    template_id: str
+    recipient_per_hour: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,8 @@ RETURN CASE d.state
             WHEN 'failover' THEN format('%s refused it; goes to another provider of its route at once', d.provider)
             WHEN 'probe_failed' THEN format('was sent to see whether %s is back, which it is not; at no cost to its retries',
                                             d.provider)
+            WHEN 'recipient_limit' THEN 'waits because its recipient has had enough for an hour on this channel; landed.release lets it go'
+            WHEN 'template_limit' THEN 'waits for its turn among the messages of its template; landed.release lets it go'
             WHEN 'rate_limited' THEN 'waits because the provider said to slow down'
             WHEN 'unauthorized' THEN 'waits because the provider refused our account'
             WHEN 'held' THEN 'held by an operator; landed.release lets it go'

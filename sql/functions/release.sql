@@ -1,4 +1,4 @@
--- release: lets go what a hold keeps. What was scheduled for later stays scheduled.
+-- release: lets go what a hold keeps, or a limit of ours. What was scheduled for later stays scheduled.
 CREATE FUNCTION landed.release(notification_id uuid, reason text, tenant text DEFAULT NULL)
 RETURNS TABLE (delivery_id uuid, channel text, state text, released boolean, due_at timestamptz, explanation text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -36,7 +36,7 @@ BEGIN
               AND w.id BETWEEN store.children_from(n.id) AND store.children_to(n.id)
               AND w.notification_id = n.id
               AND w.state = 'queued'
-              AND w.reason = 'held'
+              AND w.reason IN ('held', 'recipient_limit', 'template_limit')
             ORDER BY w.id
             FOR UPDATE
         ) AS waiting
@@ -47,8 +47,8 @@ BEGIN
         RETURN QUERY SELECT d.id, d.channel, d.state, true, d.due_at, format('due at %s', d.due_at);
     END LOOP;
     IF NOT FOUND THEN
-        RETURN QUERY SELECT NULL::uuid, NULL::text, n.state, false, NULL::timestamptz, 'none of its deliveries was held';
+        RETURN QUERY SELECT NULL::uuid, NULL::text, n.state, false, NULL::timestamptz, 'none of its deliveries was held, by an operator or a limit';
     END IF;
 END
 $$;
-COMMENT ON FUNCTION landed.release IS 'Lets go what a hold keeps of a notification; one row per delivery that was held';
+COMMENT ON FUNCTION landed.release IS 'Lets go what a hold or a limit keeps of a notification; one row per delivery that it kept';

@@ -1,9 +1,10 @@
 -- The statements of flows.intake: accepted notifications become deliveries, a batch at a time, in one transaction.
 
 -- name: claim_accepted
--- Everything the rules look at, read in one sweep. The row stays locked until its deliveries are written.
+-- Everything the rules look at, read in one sweep, in the order of acceptance. The row stays locked until its deliveries are
+-- written.
 WITH due AS (
-    SELECT n.shard, n.id, n.tenant_id, n.recipient_id, n.category, n.class, n.channels, n.expires_at,
+    SELECT n.shard, n.id, n.tenant_id, n.recipient_id, n.category, n.class, n.channels, n.template_id, n.expires_at,
            n.request -> 'channels' IS NOT NULL AS channels_named
     FROM store.notifications n
     WHERE n.class = %(class)s
@@ -15,9 +16,10 @@ WITH due AS (
 )
 SELECT d.shard, d.id, d.recipient_id, d.category, d.class AS klass, d.channels, d.expires_at, d.channels_named,
        r.active AS recipient_active, r.email, store.normalise_address('sms', r.phone) AS phone, r.addresses, r.channels AS preferred, s.suppressed, p.devices,
-       t.name AS tenant
+       t.name AS tenant, d.tenant_id, d.template_id, c.recipient_per_hour
 FROM due d
 JOIN store.tenants t ON t.id = d.tenant_id
+LEFT JOIN store.categories c ON c.tenant_id = d.tenant_id AND c.name = d.category
 LEFT JOIN store.recipients r ON r.tenant_id = d.tenant_id AND r.id = d.recipient_id
 LEFT JOIN LATERAL (
     SELECT jsonb_object_agg(s.channel, s.reason) AS suppressed
@@ -36,7 +38,8 @@ LEFT JOIN LATERAL (
           FROM store.devices v
           WHERE v.tenant_id = d.tenant_id AND v.recipient_id = d.recipient_id AND v.retired_at IS NULL
           GROUP BY v.platform) p
-) p ON 'push' = ANY (d.channels);
+) p ON 'push' = ANY (d.channels)
+ORDER BY d.id;
 
 -- name: write_plans
 -- One document for the whole batch: a client-side array per column costs more than the rest of intake together.
@@ -61,15 +64,18 @@ WITH planned AS MATERIALIZED (
            coalesce(c.sender, CASE m.class WHEN 'promotional' THEN t.promotional_sender END, t.sender),
            coalesce(c.reply_to, t.reply_to), m.template_id, m.template_version,
            d.state, d.reason,
-           CASE WHEN d.state = 'queued' THEN now() END,
+           -- What a limit would keep until it is worth nothing ends when it does, and not later.
+           CASE WHEN d.state = 'queued' THEN least(coalesce(d.due_at, now()), e.expires_at) END,
            CASE WHEN d.state <> 'queued' THEN now() END,
-           -- Endpoints are tried for days, as their owners deploy fixes, unless the request itself says how long.
-           CASE WHEN d.channel = 'webhook' AND NOT m.expiry_named
-                THEN greatest(m.expires_at, now() + make_interval(secs => %(endpoint_seconds)s))
-                ELSE m.expires_at END
+           e.expires_at
     FROM marked m
     CROSS JOIN LATERAL json_to_recordset(m.deliveries)
-        AS d(channel text, lane text, address text, state text, reason text, country text)
+        AS d(channel text, lane text, address text, state text, reason text, country text, due_at timestamptz)
+    -- Endpoints are tried for days, as their owners deploy fixes, unless the request itself says how long.
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN d.channel = 'webhook' AND NOT m.expiry_named
+                    THEN greatest(m.expires_at, now() + make_interval(secs => %(endpoint_seconds)s))
+                    ELSE m.expires_at END AS expires_at) AS e
     JOIN store.tenants t ON t.id = m.tenant_id
     LEFT JOIN store.categories c ON c.tenant_id = m.tenant_id AND c.name = m.category
     RETURNING shard, id, tenant_id, notification_id, state, reason

@@ -37,7 +37,7 @@ COMMENT ON COLUMN reporting.waiting.tenant IS 'Whose notifications they are';
 COMMENT ON COLUMN reporting.waiting.lane IS 'What they queue with: channel.class.route, or intake.class before they are planned';
 COMMENT ON COLUMN reporting.waiting.state IS 'accepted (not planned yet), queued, sending, sent (waits for evidence) or ambiguous';
 COMMENT ON COLUMN reporting.waiting.reason IS
-    'Why: retry, failover, probe_failed, rate_limited, unauthorized, held, replay, released, outcome_unknown, '
+    'Why: retry, failover, probe_failed, rate_limited, recipient_limit, template_limit, unauthorized, held, replay, released, outcome_unknown, '
     'endpoint_failing, …; NULL is the ordinary wait for a turn';
 COMMENT ON COLUMN reporting.waiting.waits_for IS
     'What its lane lacks for those that are queued and due: no_provider, no_worker or load_shedding; reporting.lanes tells more';

@@ -26,6 +26,7 @@ async def test_a_category_put_is_the_category_got(rest):
         "reply_to": "help@example.com",
         "ambiguity_policy": "park",
         "validity_seconds": 3600,
+        "recipient_per_hour": 5,
         "track_opens": True,
         "description": "What is new",
     }
@@ -77,6 +78,9 @@ async def test_pages_cover_every_category_once(rest):
         ({"class": "alert", "validity_seconds": 0}, "validity_seconds"),
         ({"class": "alert", "validity_seconds": "60"}, "validity_seconds"),
         ({"class": "alert", "validity_seconds": 10**9}, "validity_seconds"),
+        ({"class": "alert", "recipient_per_hour": -1}, "recipient_per_hour"),
+        ({"class": "alert", "recipient_per_hour": 1001}, "recipient_per_hour"),
+        ({"class": "alert", "recipient_per_hour": "3"}, "recipient_per_hour"),
         ({"class": "alert", "track_opens": "yes"}, "track_opens"),
         ({"class": "alert", "description": "\x00"}, "description"),
         ({"class": "alert", "colour": "red"}, "colour"),
