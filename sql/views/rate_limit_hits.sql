@@ -23,7 +23,7 @@ COMMENT ON VIEW reporting.rate_limit_hits IS
     'Limits that were reached, by hour: those that provider accounts reported, those of our own on API keys, answered 429, and those '
     'on recipients and templates, whose messages wait. The last second or so of an API key that went silent may be missing';
 COMMENT ON COLUMN reporting.rate_limit_hits.level IS 'provider, api_key, recipient or template: whose limit it is';
-COMMENT ON COLUMN reporting.rate_limit_hits.name IS 
+COMMENT ON COLUMN reporting.rate_limit_hits.name IS
     'The provider account that said to slow down, the prefix of the key that was told to, the channel of the recipients, or the template';
 COMMENT ON COLUMN reporting.rate_limit_hits.tenant IS 'Whose key, recipients or template it is; NULL for a provider';
 COMMENT ON COLUMN reporting.rate_limit_hits.hour IS 'The beginning of the hour';
