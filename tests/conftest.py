@@ -22,6 +22,7 @@ import psycopg
 import pytest
 from psycopg import conninfo, sql
 
+from app.db import Database
 from app.embedded import EmbeddedPostgres
 from app.migrate import migrate
 
@@ -182,6 +183,20 @@ async def conn(shared_dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
     yield connection
     await connection.rollback()
     await connection.close()
+
+
+@pytest.fixture
+async def seed(dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
+    """A session in the test's own database whose every statement commits."""
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True, application_name="landed tests") as session:
+        yield session
+
+
+@pytest.fixture
+async def db(dsn: str) -> AsyncIterator[Database]:
+    """The same database, as the service's own code reaches it."""
+    async with Database(dsn, name="landed tests") as database:
+        yield database
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from app.db import Database
 from app.store import devices
 from app.store.devices import Refusal
 from tests.factories import make_recipient
@@ -316,12 +315,6 @@ async def test_a_page_of_an_allowed_origin_may_register(dsn, tmp_path):
 
 
 # -- what the dispatcher asks --------------------------------------------------------------------------------
-
-
-@pytest.fixture
-async def db(dsn):
-    async with Database(dsn, name="landed tests") as database:
-        yield database
 
 
 async def registered(shop, **changes):

@@ -9,7 +9,6 @@ from uuid import uuid4
 
 import pytest
 
-from app.db import Database
 from app.domain.tokens import SentAttempt, open_url, receipt_token
 from app.flows.apply import apply
 from app.flows.receipts import Receipts, of_push
@@ -27,12 +26,6 @@ EVENTS = ("received", "opened", "dismissed")
 async def rest(dsn, tmp_path):
     async with running_api(dsn, tmp_path, secret=SECRET) as rest:
         yield rest
-
-
-@pytest.fixture
-async def db(dsn):
-    async with Database(dsn, name="landed tests") as database:
-        yield database
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -32,19 +32,6 @@ from tests.factories import (
 K, B = EvidenceKind, BounceClass
 NOW = datetime.now(UTC).replace(microsecond=0)
 TIMES = ("delivered_at", "bounced_at", "opened_at", "clicked_at", "complained_at", "unsubscribed_at")
-
-
-@pytest.fixture
-async def db(dsn: str) -> AsyncIterator[Database]:
-    async with Database(dsn, name="landed tests") as database:
-        yield database
-
-
-@pytest.fixture
-async def seed(dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
-    """Another session, whose every statement commits."""
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        yield connection
 
 
 def about(delivery: Any, kind: EvidenceKind, *, attempt_no: int = 1, **details: Any) -> Evidence:

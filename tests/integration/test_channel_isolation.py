@@ -51,12 +51,6 @@ async def rest(dsn, tmp_path):
         yield rest
 
 
-@pytest.fixture
-async def db(dsn):
-    async with Database(dsn, name="landed tests") as database:
-        yield database
-
-
 async def endpoint_of(client: Any) -> str:
     answer = await client.post(ENDPOINTS, json={"name": "orders", "url": "https://93.184.216.34/hooks"})
     assert answer.status_code == 201, answer.text

@@ -96,12 +96,6 @@ async def db(dsn: str) -> AsyncIterator[Database]:
         yield database
 
 
-@pytest.fixture
-async def seed(dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        yield connection
-
-
 CLAIMED = """
 SELECT d.shard, d.id, d.notification_id, d.tenant_id, d.recipient_id, d.category, d.class AS klass, d.channel,
        d.address, '' AS sender, NULL AS reply_to, d.template_id, d.template_version, d.attempt_no, d.failures,

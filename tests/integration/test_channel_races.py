@@ -39,13 +39,6 @@ async def db(dsn: str) -> AsyncIterator[Database]:
         yield database
 
 
-@pytest.fixture
-async def seed(dsn: str) -> AsyncIterator[AsyncConnection]:
-    """Another session, whose every statement commits."""
-    async with await AsyncConnection.connect(dsn, autocommit=True) as connection:
-        yield connection
-
-
 async def until(condition: Callable[[], Awaitable[Any]]) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not await condition():  # noqa: ASYNC110 - the condition lies in the database

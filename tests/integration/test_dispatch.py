@@ -48,13 +48,6 @@ async def connect(dsn: str, **options: Any) -> psycopg.AsyncConnection:
 
 
 @pytest.fixture
-async def seed(dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
-    """A session whose every statement commits."""
-    async with await connect(dsn, autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
 async def worker(dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
     """A session that claims and records."""
     async with await connect(dsn) as connection:

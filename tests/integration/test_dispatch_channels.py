@@ -53,18 +53,6 @@ RSA = (
 
 
 @pytest.fixture
-async def db(dsn: str) -> AsyncIterator[Database]:
-    async with Database(dsn, name="landed tests") as database:
-        yield database
-
-
-@pytest.fixture
-async def seed(dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
 def settings(httpserver: HTTPServer) -> Settings:
     url = httpserver.url_for("").rstrip("/")
     return Settings(

@@ -48,19 +48,6 @@ DAY = 86400.0
 _numbers = itertools.count(1)
 
 
-@pytest.fixture
-async def db(dsn: str) -> AsyncIterator[Database]:
-    async with Database(dsn, name="landed tests") as database:
-        yield database
-
-
-@pytest.fixture
-async def seed(dsn: str) -> AsyncIterator[AsyncConnection]:
-    """A session whose every statement commits."""
-    async with await AsyncConnection.connect(dsn, autocommit=True) as connection:
-        yield connection
-
-
 async def make_endpoint(conn: AsyncConnection, tenant_id: int, **overrides: Any) -> Any:
     """An enabled endpoint that listens to everything."""
     values = {

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
 
-from app.db import Database
 from app.flows.intake import intake
 from app.settings import Settings
 from app.store import intake as store
@@ -19,19 +17,6 @@ from tests.shop import MAIL_SETTINGS
 
 LANE = "email.transactional.default"
 SETTINGS = Settings(**MAIL_SETTINGS)
-
-
-@pytest.fixture
-async def db(dsn: str) -> AsyncIterator[Database]:
-    async with Database(dsn, name="landed tests") as database:
-        yield database
-
-
-@pytest.fixture
-async def seed(dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
-    """A session whose every statement commits."""
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        yield connection
 
 
 async def test_an_accepted_notification_becomes_a_delivery_that_is_due(db, seed):

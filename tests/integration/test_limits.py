@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -26,19 +25,6 @@ SECOND = timedelta(seconds=1)
 def settings(per_hour: int = 3, **per_minute: int) -> Settings:
     limits = {"recipient_per_hour": {"email": per_hour}, "template_per_minute": per_minute}
     return Settings(**MAIL_SETTINGS, limits=limits)
-
-
-@pytest.fixture
-async def db(dsn: str) -> AsyncIterator[Database]:
-    async with Database(dsn, name="landed tests") as database:
-        yield database
-
-
-@pytest.fixture
-async def seed(dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
-    """A session whose every statement commits."""
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        yield connection
 
 
 class Person:

@@ -32,15 +32,6 @@ PATIENCE_SECONDS = 60
 
 
 @pytest.fixture
-async def seed(dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
-    """A session whose every statement commits."""
-    async with await psycopg.AsyncConnection.connect(
-        dsn, autocommit=True, application_name="landed tests"
-    ) as connection:
-        yield connection
-
-
-@pytest.fixture
 def sandbox(tmp_path) -> Iterator[SandboxProcess]:
     with SandboxProcess(tmp_path / "ledger.jsonl") as process:
         yield process

@@ -9,7 +9,6 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from app.db import Database
 from app.domain import tokens
 from app.domain.tokens import click_url, open_url, receipt_token
 from app.flows.apply import apply
@@ -27,12 +26,6 @@ PERSON = {"User-Agent": "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWe
 async def rest(dsn, tmp_path):
     async with running_api(dsn, tmp_path, secret=SECRET.decode()) as rest:
         yield rest
-
-
-@pytest.fixture
-async def db(dsn):
-    async with Database(dsn, name="landed tests") as database:
-        yield database
 
 
 @pytest.fixture

@@ -31,12 +31,6 @@ async def conn(dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
         yield connection
 
 
-@pytest.fixture
-async def db(dsn: str) -> AsyncIterator[Database]:
-    async with Database(dsn, name="landed tests") as database:
-        yield database
-
-
 async def make_day(conn: psycopg.AsyncConnection, day: datetime) -> None:
     """The partitions of a day long gone, as upkeep made them when it was ahead."""
     for parent in PARENTS:
