@@ -20,6 +20,7 @@ from app.flows.group_commit import Acceptor
 from app.migrate import migrate
 from tests.rest import running_api
 from tests.shop import MAIL_SETTINGS, open_shop, running_shop
+from tests.standby import set_standby
 
 
 @pytest.fixture
@@ -164,10 +165,10 @@ async def test_neither_a_new_answer_nor_a_replay_comes_before_it_is_durable_else
         async with running_api(server.dsn(), tmp_path, times=times, **MAIL_SETTINGS) as rest:
             shop = await open_shop(rest)
             first = await shop.send("old")
-            await _standby(server.dsn(), "nobody")
+            await set_standby(server.dsn(), "nobody")
             replay, new = await shop.send("old"), await shop.send("new")
             again = await shop.send("new")
-            await _standby(server.dsn(), "")
+            await set_standby(server.dsn(), "")
             later_replay = await _until_answered(lambda: shop.send("old"))
             later_new = await _until_answered(lambda: shop.send("new"))
             assert await shop.counted("notifications") == 2
@@ -177,18 +178,6 @@ async def test_neither_a_new_answer_nor_a_replay_comes_before_it_is_durable_else
     assert later_replay.content == first.content
     # The commit that nobody waited for went through, so its key answers now.
     assert later_new.headers["Idempotent-Replayed"] == "true"
-
-
-async def _standby(dsn, name):
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
-        await conn.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
-        await conn.execute("SELECT pg_reload_conf()")
-        async with asyncio.timeout(30):
-            while True:
-                cursor = await conn.execute("SHOW synchronous_standby_names")
-                if await cursor.fetchone() == (name,):
-                    return
-                await asyncio.sleep(0.01)
 
 
 async def _until_answered(send):

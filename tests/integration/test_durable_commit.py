@@ -14,6 +14,7 @@ from psycopg.sql import SQL
 from app.db import Database, durable_commit
 from app.embedded import EmbeddedPostgres, scratch_postgres
 from app.errors import NotDurable, Unavailable
+from tests.standby import set_standby
 
 PATIENCE_SECONDS = 30
 HELD = 4711
@@ -162,16 +163,10 @@ async def admin(lonely: EmbeddedPostgres) -> AsyncIterator[psycopg.AsyncConnecti
     async with await psycopg.AsyncConnection.connect(lonely.dsn(), autocommit=True) as connection:
         await connection.execute("SET synchronous_commit = local")
         await connection.execute("CREATE TABLE IF NOT EXISTS notes (note text)")
-        await _standby(connection, "nobody")
+        await set_standby(lonely.dsn(), "nobody")
         yield connection
-        await _standby(connection, "")
+        await set_standby(lonely.dsn(), "")
         await connection.execute("DROP TABLE notes")
-
-
-async def _standby(admin: psycopg.AsyncConnection, name: str) -> None:
-    await admin.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
-    await admin.execute("SELECT pg_reload_conf()")
-    await until(admin, f"SELECT 1 WHERE current_setting('synchronous_standby_names') = '{name}'")
 
 
 WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
@@ -196,5 +191,5 @@ async def test_a_wait_for_the_standby_goes_on_when_its_caller_is_cancelled(lonel
             await writing
         assert await until(admin, WAITING), "the wait was not cancelled with its caller"
         assert await notes(admin) == []
-        await _standby(admin, "")
+        await set_standby(lonely.dsn(), "")
         await until(admin, "SELECT 1 FROM notes WHERE note = 'abandoned'")
