@@ -290,7 +290,8 @@ def _addresses(scenario: Scenario, run: str, endpoints: Mapping[str, str]) -> di
         case "sms":
             # The run's own digits before those of the script.
             if scenario.country == "GB":
-                return {"phone": f"+447{int(run, 16) % 100_000:05}{scenario.script}"}
+                # All of +44 741 is Great Britain's; other mobile numbers of +44 are Jersey's, or nobody's.
+                return {"phone": f"+44741{int(run, 16) % 1000:03}{scenario.script}"}
             area = AREA_CODES[int(run, 16) % len(AREA_CODES)]
             return {"phone": f"+1{area}555{scenario.script}"}
         case "webhook" | "chat":
