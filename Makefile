@@ -24,8 +24,8 @@ test: $(DEV) ## Run the whole test suite
 test-pg15: $(DEV) ## Run the database part of the suite on PostgreSQL 15
 	tests/run_on_postgres15.sh $(BIN)/pytest
 
-chaos: $(DEV) ## Run only the tests that kill, stop and cut
-	$(BIN)/pytest tests/chaos
+chaos: $(DEV) ## Run only the tests that kill, stop and cut, each time with other choices
+	LANDED_CHAOS_SEED=$${LANDED_CHAOS_SEED:-$$(shuf -i 0-999999 -n 1)} $(BIN)/pytest tests/chaos
 
 bench: $(DEV) ## Measure ingest, drain and latency against baselines in the same run
 	$(BIN)/landed bench

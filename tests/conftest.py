@@ -20,6 +20,7 @@ from uuid import uuid4
 import psutil
 import psycopg
 import pytest
+from hypothesis import settings as hypothesis_settings
 from psycopg import conninfo, sql
 
 from app.db import Database
@@ -39,6 +40,10 @@ RUN_PREFIX = "landed-tests-"
 TEMPLATE = "template"
 DIR_KEY = pytest.StashKey[Path]()
 SERVER_KEY = pytest.StashKey[EmbeddedPostgres]()
+
+# The same examples in each run, so that a run judges the change; ``--hypothesis-profile default`` looks for new ones.
+hypothesis_settings.register_profile("repeatable", derandomize=True)
+hypothesis_settings.load_profile("repeatable")
 
 
 # -- the run's directory: made by the controlling process, known to the workers ------------------------------

@@ -1,7 +1,6 @@
 """Two vendors for each channel, and one after the other is killed, hangs, or fails in every way it can, under load.
 
 The judge reads the ledgers of all vendors together: what one of them took, no other may be given.
-``LANDED_CHAOS_SEED`` repeats a run's choices; every failure prints its seed.
 """
 
 from __future__ import annotations
