@@ -283,6 +283,11 @@ def cast(run: str, endpoints: Mapping[str, str]) -> list[dict[str, Any]]:
     ]
 
 
+def phones(run: str) -> set[str]:
+    """The numbers of its cast."""
+    return {_addresses(scenario, run, {})["phone"] for scenario in SCENARIOS if scenario.channel == "sms"}
+
+
 def _addresses(scenario: Scenario, run: str, endpoints: Mapping[str, str]) -> dict[str, Any]:
     match scenario.channel:
         case "email":

@@ -14,7 +14,7 @@ from app.db import Connection
 from app.store._queries import load
 
 _q = load("demo")
-STORIES, REFUSALS = _q["stories"], _q["refusals"]
+STORIES, REFUSALS, ANY_SUPPRESSED = _q["stories"], _q["refusals"], _q["any_suppressed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +59,9 @@ async def refusals(conn: Connection) -> dict[str, int]:
     """How many webhooks were ever refused, by reason."""
     cursor = await conn.execute(REFUSALS)
     return dict(await cursor.fetchall())
+
+
+async def any_suppressed(conn: Connection, phones: Iterable[str]) -> bool:
+    cursor = await conn.execute(ANY_SUPPRESSED, {"phones": list(phones)})
+    [suppressed] = await cursor.fetchone() or (False,)
+    return bool(suppressed)

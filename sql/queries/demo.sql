@@ -31,3 +31,11 @@ LEFT JOIN LATERAL (
 
 -- name: refusals
 SELECT reason, sum(refusals)::int FROM reporting.webhook_refusals GROUP BY reason;
+
+-- name: any_suppressed
+SELECT EXISTS (
+    SELECT FROM store.suppressions s
+    WHERE s.channel = 'sms'
+      AND s.address = ANY(%(phones)s::text[])
+      AND s.lifted_at IS NULL
+);
