@@ -31,7 +31,7 @@ del _SEPTETS[_ESCAPE]
 
 _DIGITS: Final = re.compile(r"\+?[0-9]{3,}")
 _E164: Final = re.compile(r"\+?([1-9][0-9]{6,14})")
-_A_NUMBER: Final = re.compile(r"\+?[0-9](?:[ ()./-]*[0-9]){6,}")
+_A_NUMBER: Final = re.compile(r"\+?[0-9](?:[ ()./\u00a0\u2010-\u2015-]*[0-9]){6,}")
 
 
 @dataclass(frozen=True, slots=True)

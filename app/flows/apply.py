@@ -281,8 +281,8 @@ async def _suppressed(
     conn: Connection, facts: Sequence[Fact], rows: dict[UUID, store.DeliveryRow], settings: Settings
 ) -> list[Entry]:
     """The addresses that these facts end, at once or because it was one soft bounce too many."""
-    soft = [f for f in facts if f.evidence.kind == EvidenceKind.BOUNCED and f.evidence.bounce_class == BounceClass.SOFT]
-    fine = [f for f in facts if f.evidence.kind == EvidenceKind.DELIVERED]
+    soft = _first_of_each(f for f in facts if _is_soft(f.evidence) and not _has_come_back(rows[f.delivery_id]))
+    fine = [f for f in facts if f.evidence.kind == EvidenceKind.DELIVERED and rows[f.delivery_id].delivered_at is None]
     entries = [
         Entry(_address(rows[f.delivery_id]), _scope(f.evidence, rows[f.delivery_id]), reason, delivery_id=f.delivery_id)
         for f in facts
@@ -304,6 +304,20 @@ async def _suppressed(
             for tenant, channel, address, bounces in worn_out
         ]
     return entries
+
+
+def _is_soft(evidence: Evidence) -> bool:
+    """The mailbox was full or away, at once or until the provider gave up."""
+    return evidence.bounce_class == BounceClass.SOFT and evidence.kind in (EvidenceKind.BOUNCED, EvidenceKind.FAILED)
+
+
+def _has_come_back(row: store.DeliveryRow) -> bool:
+    return row.bounced_at is not None or row.state == DeliveryState.FAILED
+
+
+def _first_of_each(facts: Iterable[Fact]) -> list[Fact]:
+    """One for each delivery: what is told of it again, or of each of its segments, is one bounce."""
+    return list({f.delivery_id: f for f in sorted(facts, key=lambda f: f.evidence.occurred_at, reverse=True)}.values())
 
 
 async def _mind_consents(conn: Connection, told: Sequence[tuple[store.Pending, Evidence]]) -> None:

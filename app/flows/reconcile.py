@@ -148,30 +148,36 @@ def _without_asking(provider: AnyProvider) -> Lookup:
 
 async def _read_pages(client: httpx.AsyncClient, provider: AnyProvider, attempt: AttemptRef) -> Lookup:
     """Asks, page after page, until the provider has said all it knows."""
-    request: ProviderRequest | None = provider.build_lookup(attempt, datetime.now(UTC))
-    found: list[Lookup] = []
-    for _ in range(PAGES_MAX):
-        assert request is not None
-        response = await client.request(
-            request.method, request.url, headers=dict(request.headers), content=request.body or None
-        )
-        lookup = provider.interpret_lookup(
-            attempt,
-            ProviderResponse(
-                response.status_code,
-                {key.lower(): value for key, value in response.headers.items()},
-                response.content[:RESPONSE_BYTES_MAX],
-            ),
-            datetime.now(UTC),
-        )
-        found.append(lookup)
-        request = lookup.next_request
-        if request is None:
-            break
-    evidence = [item for lookup in found for item in lookup.evidence]
-    if evidence:
-        return Lookup(LookupVerdict.FOUND, evidence)
-    return found[-1]
+    lookup = await _read_page(client, provider, attempt, provider.build_lookup(attempt, datetime.now(UTC)))
+    evidence = [*lookup.evidence]
+    try:
+        for _ in range(PAGES_MAX - 1):
+            if lookup.next_request is None:
+                break
+            lookup = await _read_page(client, provider, attempt, lookup.next_request)
+            evidence += lookup.evidence
+    except Exception as error:
+        if not evidence:
+            raise
+        log.warning("lookup_cut_short", delivery_id=str(attempt.delivery_id), error=type(error).__name__)
+    return Lookup(LookupVerdict.FOUND, evidence) if evidence else lookup
+
+
+async def _read_page(
+    client: httpx.AsyncClient, provider: AnyProvider, attempt: AttemptRef, request: ProviderRequest
+) -> Lookup:
+    response = await client.request(
+        request.method, request.url, headers=dict(request.headers), content=request.body or None
+    )
+    return provider.interpret_lookup(
+        attempt,
+        ProviderResponse(
+            response.status_code,
+            {key.lower(): value for key, value in response.headers.items()},
+            response.content[:RESPONSE_BYTES_MAX],
+        ),
+        datetime.now(UTC),
+    )
 
 
 async def _less_what_is_anothers(

@@ -200,8 +200,8 @@ class Sinch(Provider[SmsMessage]):
     def interpret_lookup(self, attempt: AttemptRef, response: ProviderResponse, now: datetime) -> Lookup:
         """What one page says: a batch shows that it was sent, and is followed by its report."""
         payload = sms.json_object(response.body)
-        listed = [*sms.objects(payload.get("batches")), *sms.objects(payload.get("delivery_reports"))]
-        if response.status != 200 or not payload.keys() & {"batches", "delivery_reports", "count"}:
+        listed = _listed(payload) if response.status == 200 else None
+        if listed is None:
             words = sms.words(payload.get("text"))
             return Lookup(LookupVerdict.UNAVAILABLE, detail=f"HTTP {response.status} {words}".strip())
         ours = [item for item in listed if item.get("client_reference") == attempt.reference]
@@ -219,6 +219,20 @@ class Sinch(Provider[SmsMessage]):
         """Without a start the last day only would be looked through."""
         query = {"client_reference": attempt.reference, "start_date": _iso(attempt.opened_at - CLOCK_SKEW)}
         return ProviderRequest("GET", f"{self.account.url}/{what}?{urlencode(query)}", self._lookup_headers)
+
+
+def _listed(payload: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+    """Every item of an answer; None for one that is not understood to its end, which must not pass for an empty one."""
+    items: list[Any] = []
+    for key in ("batches", "delivery_reports"):
+        part = payload.get(key, [])
+        if not isinstance(part, list):
+            return None
+        items += part
+    counted = sms.code(payload.get("count"))
+    if not items and counted != 0 and ("count" in payload or not payload.keys() & {"batches", "delivery_reports"}):
+        return None
+    return items if all(isinstance(item, dict) for item in items) else None
 
 
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -60,6 +60,7 @@ RETRY_OVERRIDE: Final = "rc=5&rp=all&ct=2000&rt=5000&tt=15000"
 LOOKUP_PAGE_MAX: Final = 300  # a message of 1,600 characters, each escaped, takes 10 kB: such a page can still be read
 LOOKUP_RETENTION_SECONDS: Final = 3 * 86400.0  # messages are kept for far longer; nothing is asked about so late
 WINDOW_BEFORE: Final = timedelta(seconds=5)  # how far Twilio's clock may be behind ours
+CLOCKS_APART: Final = timedelta(minutes=5)  # what is like it and this much too early leaves a doubt
 WINDOW_AFTER: Final = timedelta(minutes=5)  # how much later than we meant to call it the message can have been made
 
 
@@ -139,7 +140,8 @@ class Twilio(Provider[SmsMessage]):
     def build(self, message: SmsMessage, context: SendContext) -> ProviderRequest:
         """The send request. Raises InvalidFields for what must never leave."""
         sms.refuse_unsendable(message, chars_max=TEXT_CHARS_MAX)
-        fields = {"To": message.to, "Body": message.text}
+        # The text is sent as it was written: its segments were counted so, and a look-up knows it by its words.
+        fields = {"To": message.to, "Body": message.text, "SmartEncoded": "false"}
         if self.account.sender is not None:
             fields["From"] = self.account.sender
         if self.account.messaging_service_sid is not None:
@@ -243,8 +245,14 @@ class Twilio(Provider[SmsMessage]):
     def _search(self, attempt: AttemptRef, payload: Mapping[str, Any], now: datetime) -> Lookup:
         """Whether exactly one of the messages to this number can only be the one that was asked about."""
         page = sms.objects(payload["messages"])
+        if len(page) < len(payload["messages"]) or not all(_is_readable(attempt, message) for message in page):
+            return Lookup(LookupVerdict.UNAVAILABLE, detail="an answer that cannot be read")
         near = [message for message in page if _may_be(attempt, message)]
         same = [message for message in near if _hash(message) == attempt.content_hash]
+        if not same and any(
+            _may_be(attempt, message, early=CLOCKS_APART) and _hash(message) == attempt.content_hash for message in page
+        ):
+            return _undecided(attempt, now, "a message like it, made a little earlier")
         if len(same) > 1 or any(_hash(message) is None for message in near) or (near and attempt.content_hash is None):
             return _undecided(attempt, now, "messages to this number that cannot be told apart")
         if same and not _holds_all(page, payload, attempt):
@@ -482,13 +490,16 @@ def _found(attempt: AttemptRef, message: Mapping[str, Any], now: datetime) -> Ev
     )
 
 
-def _may_be(attempt: AttemptRef, message: Mapping[str, Any]) -> bool:
-    """Whether a message was made by an API call to this number at about that time; the benefit of every doubt."""
+def _is_readable(attempt: AttemptRef, message: Mapping[str, Any]) -> bool:
+    """Whether it is a message of the number that was asked about, as far as is needed to tell it from others."""
+    return message.get("to") == attempt.address and bool(text(message.get("direction"), 40))
+
+
+def _may_be(attempt: AttemptRef, message: Mapping[str, Any], *, early: timedelta = WINDOW_BEFORE) -> bool:
+    """Whether a message was made by an API call at about that time; the benefit of every doubt."""
     created = sms.mail_date(message.get("date_created"))
-    return (
-        message.get("direction") == "outbound-api"
-        and message.get("to") == attempt.address
-        and (created is None or attempt.opened_at - WINDOW_BEFORE <= created <= attempt.opened_at + WINDOW_AFTER)
+    return message.get("direction") == "outbound-api" and (
+        created is None or attempt.opened_at - early <= created <= attempt.opened_at + WINDOW_AFTER
     )
 
 

@@ -275,7 +275,7 @@ class Bouncing:
                 address="ann@example.com",
             )
             at = NOW - timedelta(days=days_ago)
-            bounce_class = B.SOFT if kind == K.BOUNCED else None
+            bounce_class = B.SOFT if kind in (K.BOUNCED, K.FAILED) else None
             await tell(self._db, about(delivery, kind, bounce_class=bounce_class, occurred_at=at))
             await apply_all(self._db, Settings(bounces={"soft_bounces_max": 3, "soft_bounce_days_min": 2}))
 
@@ -290,6 +290,33 @@ async def test_soft_bounces_in_a_row_over_days_suppress(db: Database, ann: Bounc
     assert await suppressions(db) == []
     await ann.meets((K.BOUNCED, 2))
     assert await suppressions(db) == [("ann@example.com", "soft_bounces", "all")]
+
+
+async def test_a_provider_that_gave_up_on_a_full_mailbox_counts_like_one_that_was_told_at_once(
+    db: Database, ann: Bouncing
+) -> None:
+    await ann.meets((K.FAILED, 5), (K.BOUNCED, 4), (K.FAILED, 2))
+    assert await suppressions(db) == [("ann@example.com", "soft_bounces", "all")]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("kind", [K.BOUNCED, K.FAILED])
+async def test_a_bounce_that_is_told_for_each_segment_or_on_each_day_is_one(
+    db: Database, seed: psycopg.AsyncConnection, kind: EvidenceKind, at_once: bool
+) -> None:
+    """Vonage tells of each segment; what Twilio once signed can be posted again on another day."""
+    tenant = await make_tenant(seed)
+    delivery = await make_delivery(seed, state="sent", tenant_id=tenant.id, address="ann@example.com")
+    told = [
+        Evidence(kind, f"k{day}", NOW - timedelta(days=day), delivery.id, 1, bounce_class=B.SOFT) for day in range(6)
+    ]
+    for batch in [told] if at_once else [[fact] for fact in told]:
+        await tell(db, *batch)
+        await apply_all(db, Settings(bounces={"soft_bounces_max": 3, "soft_bounce_days_min": 2}))
+    assert await suppressions(db) == []
+    async with db.transaction() as conn:
+        rows = await (await conn.execute("SELECT bounces FROM store.soft_bounces")).fetchall()
+    assert rows == [(1,)]
 
 
 async def test_many_soft_bounces_in_one_day_are_one_bad_day(db: Database, ann: Bouncing) -> None:

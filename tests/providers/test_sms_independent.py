@@ -103,7 +103,12 @@ def test_twilio_a_send_looks_like_the_official_clients(server, twilio):
     )
     callback = f"{CONTEXT.webhook_url}?mid={MESSAGE.reference}#rc=5&rp=all&ct=2000&rt=5000&tt=15000"
     made = twilio.messages.create(
-        to=MESSAGE.to, from_="+14155550100", body=MESSAGE.text, status_callback=callback, validity_period=3600
+        to=MESSAGE.to,
+        from_="+14155550100",
+        body=MESSAGE.text,
+        smart_encoded=False,
+        status_callback=callback,
+        validity_period=3600,
     )
     assert made.sid == SID
     expected = shape(last(server))

@@ -111,6 +111,7 @@ def test_a_send_carries_the_text_and_our_reference_in_the_callback():
         "To": "+14155550101",
         "From": "+14155550100",
         "Body": "Your code is 123456",
+        "SmartEncoded": "false",
         "StatusCallback": f"{CALLBACK}#{RETRY_OVERRIDE}",
         "ValidityPeriod": "36000",
     }
@@ -667,7 +668,6 @@ def test_a_message_is_recognised_by_number_time_and_text():
     others = (
         listed(sid="SM1", body="Another text"),
         listed(sid="SM2", direction="inbound"),
-        listed(sid="SM3", to="+14155550102"),
         listed(sid="SM4", date_created=mail_date(OPENED - timedelta(seconds=6))),
         listed(sid="SM5", date_created=mail_date(OPENED + timedelta(seconds=301))),
         listed(sid="SM6", direction="outbound-reply"),
@@ -677,6 +677,32 @@ def test_a_message_is_recognised_by_number_time_and_text():
     (evidence,) = lookup.evidence
     assert (evidence.provider_message_id, evidence.delivery_id, evidence.attempt_no) == (SID, DELIVERY, 2)
     assert (evidence.kind, evidence.event_key) == (EvidenceKind.DELIVERED, f"{SID}:delivered:")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        listed(to=None),
+        listed(to="+1415555XXXX"),
+        listed(to="+14155550102"),
+        listed(direction=None),
+        "no message at all",
+    ],
+)
+def test_a_page_that_cannot_be_read_to_its_end_is_no_page_without_our_message(odd: object):
+    later = OPENED + timedelta(hours=1)
+    for others in ([odd], [listed(sid="SM1", body="Another text"), odd]):
+        lookup = look(answer(200, {"messages": others}), now=later)
+        assert lookup.verdict is LookupVerdict.UNAVAILABLE
+    assert look(page(), now=later).verdict is LookupVerdict.NOT_SENT
+
+
+def test_the_same_text_made_a_little_too_early_leaves_a_doubt_and_not_a_second_text():
+    later = OPENED + timedelta(hours=1)
+    early = listed(date_created=mail_date(OPENED - timedelta(seconds=6)))
+    assert look(page(early), now=later).verdict is LookupVerdict.UNANSWERABLE
+    earlier = listed(date_created=mail_date(OPENED - timedelta(minutes=6)))
+    assert look(page(earlier), now=later).verdict is LookupVerdict.NOT_SENT
 
 
 @pytest.mark.parametrize(
