@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -75,7 +76,7 @@ async def reconcile(
     answers = await _less_what_is_anothers(db, answers)
     evidence = 0
     for item, lookup in answers:
-        evidence += await _store_evidence(db, item, lookup)
+        evidence += await _store_evidence(db, item, lookup, settings)
     await _decide_all(db, settings, answers)
     return Reconciled(expired, len(unproven), evidence)
 
@@ -84,21 +85,34 @@ async def reconcile(
 
 
 async def _ask_all(providers: ProviderSet, unproven: Sequence[Unproven]) -> list[tuple[Unproven, Lookup]]:
-    room = asyncio.Semaphore(LOOKUPS_AT_ONCE)
+    """Each account has room and connections of its own: one that hangs keeps nobody else from being asked."""
     deadline = asyncio.get_running_loop().time() + ROUND_SECONDS_MAX
-    async with httpx.AsyncClient(timeout=LOOKUP_TIMEOUT_SECONDS, follow_redirects=False, trust_env=False) as client:
+    by_account: defaultdict[str, list[Unproven]] = defaultdict(list)
+    for item in unproven:
+        by_account[item.provider].append(item)
 
-        async def ask(item: Unproven) -> tuple[Unproven, Lookup]:
-            try:
-                async with asyncio.timeout_at(deadline), room:
-                    return item, await _ask(client, providers, item)
-            except TimeoutError:
-                return item, Lookup(LookupVerdict.UNAVAILABLE, detail="no answer in time")
+    async def ask_one_account(items: Sequence[Unproven]) -> list[tuple[Unproven, Lookup]]:
+        room = asyncio.Semaphore(LOOKUPS_AT_ONCE)
+        async with httpx.AsyncClient(timeout=LOOKUP_TIMEOUT_SECONDS, follow_redirects=False, trust_env=False) as client:
 
-        return await asyncio.gather(*(ask(item) for item in unproven))
+            async def ask(item: Unproven) -> tuple[Unproven, Lookup]:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        await room.acquire()
+                except TimeoutError:
+                    return item, Lookup(LookupVerdict.UNAVAILABLE, detail="no answer in time")
+                try:
+                    return item, await _ask(client, providers, item, deadline)
+                finally:
+                    room.release()
+
+            return await asyncio.gather(*map(ask, items))
+
+    answers = await asyncio.gather(*map(ask_one_account, by_account.values()))
+    return [answer for part in answers for answer in part]
 
 
-async def _ask(client: httpx.AsyncClient, providers: ProviderSet, item: Unproven) -> Lookup:
+async def _ask(client: httpx.AsyncClient, providers: ProviderSet, item: Unproven, deadline: float) -> Lookup:
     try:
         provider = providers.get(item.provider)
     except KeyError:
@@ -109,7 +123,9 @@ async def _ask(client: httpx.AsyncClient, providers: ProviderSet, item: Unproven
         item.id, item.attempt_no, item.opened_at, item.address, item.provider_message_id, item.content_hash
     )
     try:
-        return await _read_pages(client, provider, attempt)
+        return await _read_pages(client, provider, attempt, deadline)
+    except TimeoutError:
+        return Lookup(LookupVerdict.UNAVAILABLE, detail="no answer in time")
     except httpx.HTTPError as error:
         return Lookup(LookupVerdict.UNAVAILABLE, detail=type(error).__name__)
     except Exception as error:  # one answer that trips us up must not keep the others from being asked about
@@ -146,15 +162,21 @@ def _without_asking(provider: AnyProvider) -> Lookup:
     return Lookup(LookupVerdict.UNANSWERABLE, detail="this provider cannot be asked")
 
 
-async def _read_pages(client: httpx.AsyncClient, provider: AnyProvider, attempt: AttemptRef) -> Lookup:
-    """Asks, page after page, until the provider has said all it knows."""
-    lookup = await _read_page(client, provider, attempt, provider.build_lookup(attempt, datetime.now(UTC)))
+async def _read_pages(client: httpx.AsyncClient, provider: AnyProvider, attempt: AttemptRef, deadline: float) -> Lookup:
+    """Asks, page after page, until the provider has said all it knows. What one page showed stands, whatever becomes of
+    the next."""
+
+    async def read(request: ProviderRequest) -> Lookup:
+        async with asyncio.timeout_at(deadline):
+            return await _read_page(client, provider, attempt, request)
+
+    lookup = await read(provider.build_lookup(attempt, datetime.now(UTC)))
     evidence = [*lookup.evidence]
     try:
         for _ in range(PAGES_MAX - 1):
             if lookup.next_request is None:
                 break
-            lookup = await _read_page(client, provider, attempt, lookup.next_request)
+            lookup = await read(lookup.next_request)
             evidence += lookup.evidence
     except Exception as error:
         if not evidence:
@@ -209,14 +231,20 @@ async def _less_what_is_anothers(
 # Deciding ---------------------------------------------------------------------------------------------------------
 
 
-async def _store_evidence(db: Database, item: Unproven, lookup: Lookup) -> int:
+async def _store_evidence(db: Database, item: Unproven, lookup: Lookup, settings: Settings) -> int:
     """What the provider told us when asked takes the same way as what it told us unasked, and counts once (I16)."""
     if not lookup.evidence:
         return 0
+    evidence = _dated(lookup.evidence, datetime.now(UTC), settings.times.evidence_window_seconds)
     async with db.transaction() as conn:
-        return await inbound.store_events(
-            conn, provider=item.provider, source="lookup", evidence=lookup.evidence, raw=b""
-        )
+        return await inbound.store_events(conn, provider=item.provider, source="lookup", evidence=evidence, raw=b"")
+
+
+def _dated(evidence: Sequence[Evidence], now: datetime, window_seconds: float) -> list[Evidence]:
+    """Events have partitions for the window in which they mean something. What was told of our own attempt is true
+    whenever the provider says it was: a time outside becomes the nearest one inside."""
+    oldest = now - timedelta(seconds=window_seconds)
+    return [replace(item, occurred_at=max(oldest, min(item.occurred_at, now))) for item in evidence]
 
 
 async def _decide_all(db: Database, settings: Settings, answers: Sequence[tuple[Unproven, Lookup]]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -421,3 +423,85 @@ async def test_what_was_never_recorded_is_looked_for_by_the_words_it_would_have_
         pass
     states = {row["id"]: row["state"] for row in await rows(seed, "SELECT id, state FROM store.deliveries")}
     assert states == {lost.id: "queued", found.id: "delivered"}
+
+
+@asynccontextmanager
+async def query_api(answer: Callable[[str], Awaitable[str | None]]) -> AsyncIterator[str]:
+    """A provider's own. answer: the JSON for a request's path; None hangs up."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                said = await answer(head.split(b" ")[1].decode())
+                if said is None:
+                    break
+                writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(said)}\r\n\r\n{said}".encode())
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1")
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+async def test_a_provider_that_hangs_keeps_no_other_from_being_asked(db, seed):
+    asked: list[str] = []
+    all_asked = asyncio.Event()
+
+    async def well(path: str) -> str:
+        asked.append(path)
+        if len(asked) == 15:
+            all_asked.set()
+        return '{"items": []}'
+
+    async def sick(_: str) -> str:
+        await all_asked.wait()
+        return "not now"
+
+    async with query_api(well) as well_url, query_api(sick) as sick_url:
+        account = {"adapter": "mailgun", "domain": "mail.test", "api_key": "k", "webhook_signing_key": "s"}
+        accounts = {"sick": account | {"base_url": sick_url}, "well": account | {"base_url": well_url}}
+        settings = Settings(providers=accounts, routes={"email": ("sick", "well")})
+        for name, count in (("sick", 30), ("well", 15)):
+            for _ in range(count):
+                await made_through(seed, name, state="ambiguous", channel="email", age=LONG_AGO)
+        await reconcile(db, ProviderSet(settings.providers), settings, limit=500)
+
+    assert len(asked) == 15
+    resolved = await rows(
+        seed, "SELECT provider, count(*) AS n FROM store.attempts WHERE state = 'not_sent' GROUP BY 1"
+    )
+    assert resolved == [{"provider": "well", "n": 15}]
+
+
+@pytest.mark.parametrize("year", [2000, 2026, 2099])  # a vendor whose clock is wrong must not stop a whole round
+async def test_what_the_first_page_showed_stands_though_the_second_is_cut_off(db, seed, year):
+    sinch = {
+        "adapter": "sinch",
+        "service_plan_id": "plan",
+        "api_token": "token",
+        "webhook_secret": "secret",
+        "sender": "+447700900100",
+    }
+    delivery = await made_through(seed, "sinch", state="ambiguous", channel="sms", age=timedelta(minutes=1))
+
+    async def answer(path: str) -> str | None:
+        if "/delivery_reports" in path:
+            return None
+        return (
+            '{"count": 1, "batches": [{"id": "01HQ", "to": ["14155550101"],'
+            f' "created_at": "{year}-03-01T11:45:01Z", "client_reference": "{delivery.id}.1"}}]}}'
+        )
+
+    async with query_api(answer) as url:
+        settings = Settings(providers={"sinch": sinch | {"base_url": url}}, routes={"sms": ("sinch",)})
+        await reconcile(db, ProviderSet(settings.providers), settings, limit=10)
+    while await apply(db, settings, limit=10):
+        pass
+
+    [row] = await rows(seed, "SELECT state FROM store.attempts")
+    assert row["state"] == "accepted"
