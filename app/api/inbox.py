@@ -29,6 +29,7 @@ from app.store.inbox import Action, Counts, Inbox, Item
 PAGE_DEFAULT, PAGE_MAX = 50, 200
 IDS_MAX = 200  # a screenful of a very large screen
 VERSION_MAX = 2**63 - 1
+VERSION_DIGITS_MAX = len(str(VERSION_MAX))
 WAIT_MAX_SECONDS = 25.0  # proxies commonly give up after 30
 
 FOR_READING = requires_recipient(or_key="read")
@@ -278,9 +279,10 @@ def _last_event_id(request: Request[Any, Any, Any], after: int | None) -> int | 
     given = header(request.scope, b"last-event-id")
     if not given:
         return after
-    if not given.isascii() or not given.isdecimal() or int(given[:20]) > VERSION_MAX:
+    digits = given.lstrip("0") or "0"
+    if not given.isascii() or not given.isdecimal() or len(digits) > VERSION_DIGITS_MAX or int(digits) > VERSION_MAX:
         raise InvalidFields(FieldError("Last-Event-ID", "is not the id of an event of this stream"))
-    return int(given)
+    return int(digits)
 
 
 routes = [InboxController]

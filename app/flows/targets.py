@@ -152,9 +152,11 @@ async def _settle_endpoints(conn: Connection, settled: Sequence[Settled], settin
         endpoints.EndpointResult(
             tenant_id=s.claimed.tenant_id,
             endpoint_id=UUID(s.claimed.address),
+            url=s.target.url,
             ok=_accepted(s),
             gone=s.outcome.kind == OutcomeKind.RECIPIENT_INVALID and not s.outcome.doubtful,
             detail=s.outcome.detail,
+            wait_seconds=_wait_seconds(s, settings),
         )
         for s in settled
         if s.target is not None and s.target.refusal is None and s.outcome.kind != OutcomeKind.RELEASED
@@ -165,6 +167,11 @@ async def _settle_endpoints(conn: Connection, settled: Sequence[Settled], settin
         )
         for endpoint in disabled:
             log.warning("endpoint_disabled", endpoint_id=str(endpoint))
+
+
+def _wait_seconds(settled: Settled, settings: Settings) -> float | None:
+    wait = settled.outcome.retry_after_seconds
+    return None if wait is None else min(wait, settings.retry_after_max_seconds(settled.claimed.channel))
 
 
 def _accepted(settled: Settled) -> bool:

@@ -14,6 +14,8 @@ import errno
 import re
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any, ClassVar, Final
 
@@ -26,6 +28,7 @@ from app.settings import Endpoints
 
 RESPONSE_BYTES_MAX: Final = 16 * 1024  # nobody we call this way has more to say
 URL_CHARS_MAX: Final = 2048
+NAMES_AT_ONCE: Final = 16
 
 Address = IPv4Address | IPv6Address
 Lookup = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -177,11 +180,15 @@ def _is_localhost(host: str) -> bool:
     return name == "localhost" or name.endswith(".localhost")
 
 
+# Names that users give may have name servers that never answer, and a thread waits for each: not one of those that
+# the vendors' names are looked up in.
+_NAMES: Final = ThreadPoolExecutor(NAMES_AT_ONCE, thread_name_prefix="names")
+
+
 async def system_addresses(host: str, port: int) -> list[str]:
     """What the system's resolver answers for a name. Raises OSError (``socket.gaierror``)."""
-    found = await asyncio.get_running_loop().getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
-    )
+    ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    found = await asyncio.get_running_loop().run_in_executor(_NAMES, ask)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 

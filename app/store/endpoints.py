@@ -236,13 +236,19 @@ async def targets(conn: Connection, tenant_ids: Sequence[int], endpoint_ids: Seq
 
 @dataclass(frozen=True, slots=True)
 class EndpointResult:
-    """What one call came to for the endpoint. gone: it asked not to be called again."""
+    """What one call came to for the endpoint.
+
+    url: where the call went; it tells nothing of an endpoint that has moved. gone: it asked not to be called again.
+    wait_seconds: how long it asked to be left alone.
+    """
 
     tenant_id: int
     endpoint_id: UUID
+    url: str
     ok: bool
     gone: bool
     detail: str
+    wait_seconds: float | None = None
 
 
 async def note_outcomes(
@@ -252,7 +258,16 @@ async def note_outcomes(
 
     That is told by a status event, which the fan-out brings to the tenant's other endpoints and to the owner.
     """
-    arrays = columns(results, tenant_ids="tenant_id", ids="endpoint_id", oks="ok", gones="gone", details="detail")
+    arrays = columns(
+        results,
+        tenant_ids="tenant_id",
+        ids="endpoint_id",
+        urls="url",
+        oks="ok",
+        gones="gone",
+        details="detail",
+        waits="wait_seconds",
+    )
     cursor = await conn.execute(NOTE_OUTCOMES, {**arrays, "disable_after_seconds": disable_after_seconds})
     return [id for (id,) in await cursor.fetchall()]
 

@@ -41,6 +41,9 @@ SET name = %(name)s,
     url = %(url)s,
     events = %(events)s::text[],
     owner_email = %(owner_email)s,
+    -- Another place begins afresh: what failed at the one before says nothing of it.
+    failing_since = CASE WHEN url = %(url)s THEN failing_since END,
+    paused_until = CASE WHEN url = %(url)s THEN paused_until END,
     updated_at = now()
 WHERE tenant_id = %(tenant_id)s
   AND id = %(id)s
@@ -145,22 +148,24 @@ JOIN store.endpoints e ON e.id = wanted.id AND e.tenant_id = wanted.tenant_id;
 -- One row an endpoint, however many calls it had, in the order of their ids so that two lanes never wait for each other in
 -- a circle. A success of an endpoint that is well is written once in a while: its row would be the hottest of all.
 WITH called AS MATERIALIZED (
-    SELECT r.tenant_id, r.id, bool_or(r.ok) AS ok, bool_or(r.gone) AS gone,
+    SELECT r.tenant_id, r.id, r.url, bool_or(r.ok) AS ok, bool_or(r.gone) AS gone, max(r.wait) AS wait,
            (array_agg(r.detail ORDER BY r.ordinal DESC) FILTER (WHERE NOT r.ok))[1] AS detail
-    FROM unnest(%(tenant_ids)s::int[], %(ids)s::uuid[], %(oks)s::boolean[], %(gones)s::boolean[], %(details)s::text[])
-         WITH ORDINALITY AS r(tenant_id, id, ok, gone, detail, ordinal)
-    GROUP BY r.tenant_id, r.id
+    FROM unnest(%(tenant_ids)s::int[], %(ids)s::uuid[], %(urls)s::text[], %(oks)s::boolean[], %(gones)s::boolean[],
+                %(details)s::text[], %(waits)s::float8[])
+         WITH ORDINALITY AS r(tenant_id, id, url, ok, gone, detail, wait, ordinal)
+    GROUP BY r.tenant_id, r.id, r.url
 ), noted AS MATERIALIZED (
-    SELECT e.id, c.ok, c.detail, e.status = 'enabled' AS enabled,
+    SELECT e.id, c.ok, c.wait, c.detail, e.status = 'enabled' AS enabled,
            CASE
                WHEN c.gone THEN 'gone'
                WHEN NOT c.ok AND e.failing_since < now() - make_interval(secs => %(disable_after_seconds)s::float8)
                THEN 'failing'
            END AS fault
     FROM called c
-    JOIN store.endpoints e ON e.id = c.id AND e.tenant_id = c.tenant_id
+    JOIN store.endpoints e ON e.id = c.id AND e.tenant_id = c.tenant_id AND e.url = c.url
     WHERE c.gone
        OR NOT c.ok
+       OR c.wait > 0
        OR e.failing_since IS NOT NULL
        OR e.last_success_at IS NULL
        OR e.last_success_at < now() - interval '10 seconds'
@@ -170,12 +175,16 @@ WITH called AS MATERIALIZED (
     UPDATE store.endpoints e
     SET last_success_at = CASE WHEN n.ok THEN now() ELSE e.last_success_at END,
         last_failure = coalesce(n.detail, e.last_failure),
-        failing_since = CASE WHEN n.ok THEN NULL ELSE coalesce(e.failing_since, now()) END,
-        -- A quarter of the time it has been failing, within bounds: 5 seconds after a hiccup, 5 minutes after an hour.
-        paused_until = CASE
-            WHEN n.ok THEN NULL
-            ELSE now() + least(interval '5 minutes', greatest(interval '5 seconds', (now() - e.failing_since) / 4))
+        -- One that takes some and asks to wait with the rest is well, but is left alone as long as it asks.
+        failing_since = CASE
+            WHEN NOT n.ok THEN coalesce(e.failing_since, now())
+            WHEN n.wait > 0 THEN now()
         END,
+        -- A quarter of the time it has been failing, within bounds: 5 seconds after a hiccup, 5 minutes after an hour.
+        paused_until = greatest(
+            CASE WHEN NOT n.ok
+                 THEN now() + least(interval '5 minutes', greatest(interval '5 seconds', (now() - e.failing_since) / 4)) END,
+            now() + make_interval(secs => n.wait)),
         status = CASE WHEN n.fault IS NOT NULL THEN 'disabled' ELSE e.status END,
         disabled_reason = CASE WHEN n.enabled AND n.fault IS NOT NULL THEN n.fault ELSE e.disabled_reason END,
         disabled_at = CASE WHEN n.enabled AND n.fault IS NOT NULL THEN now() ELSE e.disabled_at END,

@@ -341,7 +341,7 @@ async def test_an_endpoint_is_disabled_with_a_reason_and_enabled_afresh(rest):
         None,
         None,
     )
-    failure = EndpointResult(tenant.id, UUID(made["id"]), False, False, "HTTP 500")
+    failure = EndpointResult(tenant.id, UUID(made["id"]), made["url"], False, False, "HTTP 500")
     assert await store.note_outcomes(rest.conn, [failure], disable_after_seconds=86400) == []
     assert (await audit(rest))[1:] == [
         ("endpoint_disabled", "moving house"),

@@ -275,8 +275,12 @@ async def test_targets_are_read_with_both_secrets_while_one_is_rotated_out(conn)
 # -- how they fare -------------------------------------------------------------------------------------------
 
 
-def result(endpoint: Any, *, ok: bool = False, gone: bool = False, detail: str = "HTTP 500") -> EndpointResult:
-    return EndpointResult(endpoint.tenant_id, endpoint.id, ok, gone, "HTTP 200" if ok else detail)
+def result(
+    endpoint: Any, *, ok: bool = False, gone: bool = False, detail: str = "HTTP 500", wait: float | None = None
+) -> EndpointResult:
+    return EndpointResult(
+        endpoint.tenant_id, endpoint.id, endpoint.url, ok, gone, "HTTP 200" if ok else detail, wait_seconds=wait
+    )
 
 
 async def note(conn: AsyncConnection, *results: EndpointResult) -> list[UUID]:
@@ -361,10 +365,40 @@ async def test_what_was_disabled_by_hand_keeps_its_reason(conn):
 
 async def test_results_of_another_tenant_or_of_nothing_change_nothing(conn):
     endpoint = await make_endpoint(conn, (await make_tenant(conn)).id)
-    stranger = EndpointResult(endpoint.tenant_id + 1, endpoint.id, False, True, "HTTP 410")
-    nobody = EndpointResult(endpoint.tenant_id, uuid4(), False, True, "HTTP 410")
+    stranger = EndpointResult(endpoint.tenant_id + 1, endpoint.id, endpoint.url, False, True, "HTTP 410")
+    nobody = EndpointResult(endpoint.tenant_id, uuid4(), endpoint.url, False, True, "HTTP 410")
     assert await note(conn, stranger, nobody) == []
     assert (await standing(conn, endpoint)).status == "enabled"
+
+
+async def test_an_endpoint_that_asks_to_wait_is_left_alone_so_long(conn):
+    endpoint = await make_endpoint(conn, (await make_tenant(conn)).id)
+    await note(conn, result(endpoint, ok=True), result(endpoint, detail="HTTP 429", wait=3600))
+    now = await standing(conn, endpoint)
+    assert timedelta(minutes=59) < now.paused_until - now.updated_at <= timedelta(hours=1)
+    assert (now.failing_since, now.last_success_at) == (now.updated_at, now.updated_at)
+
+    await note(conn, result(endpoint, ok=True))
+    now = await standing(conn, endpoint)
+    assert (now.failing_since, now.paused_until) == (None, None)
+
+    await note(conn, result(endpoint, detail="HTTP 503", wait=1))
+    now = await standing(conn, endpoint)
+    assert now.paused_until - now.updated_at == timedelta(seconds=5), "a failure's own pause is no shorter for it"
+
+
+async def test_what_an_endpoint_answered_at_its_old_url_says_nothing_of_the_new_one(conn):
+    endpoint = await make_endpoint(conn, (await make_tenant(conn)).id)
+    await fail_since(conn, endpoint, 6 * DAY)
+    settings = {"name": "moved", "events": endpoint.events, "owner_email": None}
+    await store.update(conn, endpoint.tenant_id, endpoint.id, url=endpoint.url, **settings)
+    assert (await standing(conn, endpoint)).failing_since is not None
+    await store.update(conn, endpoint.tenant_id, endpoint.id, url="https://new.example/hook", **settings)
+
+    assert await note(conn, result(endpoint, gone=True, detail="HTTP 410")) == []
+
+    now = await standing(conn, endpoint)
+    assert (now.status, now.failing_since, now.paused_until) == ("enabled", None, None)
 
 
 async def test_two_lanes_that_note_the_same_endpoints_do_not_wait_in_a_circle(db, seed):

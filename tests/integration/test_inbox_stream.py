@@ -310,13 +310,24 @@ async def test_an_id_this_inbox_never_had_makes_the_client_load_the_list_again(s
         assert titles(await tab.until("counts")) == ["2"]
 
 
-@pytest.mark.parametrize("id", ["x", "-1", "1.5", "99999999999999999999999", "1 2", "٣"])
+@pytest.mark.parametrize(
+    "id",
+    ["x", "-1", "1.5", "9" * 23, "1 2", "٣", "0" * 20 + "9" * 25, "0" * 20 + "9223372036854775808", "9" * 5020],
+    ids=lambda id: id[:30],
+)
 async def test_an_id_of_no_event_is_refused(served, ada, id):
     headers = {"Last-Event-ID": id.encode()}
     async with httpx.AsyncClient(base_url=served.url) as client:
         answer = await client.get(STREAM, params={"access_token": ada}, headers=headers)
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["field"] == "Last-Event-ID"
+
+
+async def test_zeros_before_an_id_change_nothing(served, tenant, ada):
+    await send(served, tenant, "ada", "1")
+    await send(served, tenant, "ada", "2")
+    async with Tab(served, ada, last_event_id="0" * 25 + "1") as tab:
+        assert titles(await tab.until("counts")) == ["2"]
 
 
 # -- whose token is good -----------------------------------------------------------------------------------------

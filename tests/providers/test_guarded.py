@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 import ssl
+import threading
 from collections.abc import Sequence
 from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_address
@@ -19,6 +21,7 @@ from werkzeug import Response
 
 from app.providers.base import ProviderRequest, ProviderResponse
 from app.providers.guarded import (
+    NAMES_AT_ONCE,
     RESPONSE_BYTES_MAX,
     Forbidden,
     GuardedTransport,
@@ -333,6 +336,28 @@ async def test_a_name_that_does_not_resolve_may_do_so_later():
             await send(transport, "https://nowhere.invalid/")
     assert not failed.value.written
     assert not isinstance(failed.value, Forbidden)
+
+
+async def test_name_servers_that_never_answer_keep_no_vendor_waiting(monkeypatch: pytest.MonkeyPatch):
+    answer, real = threading.Event(), socket.getaddrinfo
+
+    def resolver(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if str(host).endswith(".tarpit.example"):
+            answer.wait()
+            raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+        return real(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    waiting = [
+        asyncio.create_task(resolve_allowed(f"{n}.tarpit.example", 443, PUBLIC)) for n in range(3 * NAMES_AT_ONCE)
+    ]
+    try:
+        assert await asyncio.get_running_loop().getaddrinfo("localhost", 80)
+        assert not any(task.done() for task in waiting)
+    finally:
+        answer.set()
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {socket.gaierror}
 
 
 async def test_a_redirect_to_this_machine_is_an_answer_and_is_not_followed(httpserver: HTTPServer):
