@@ -60,7 +60,7 @@ class OutcomeKind(StrEnum):
     RATE_LIMITED = "rate_limited"  # definitely not accepted; try again later, at no cost to the budget
     RECIPIENT_INVALID = "recipient_invalid"  # suppress the address, stop
     REJECTED = "rejected"  # content or configuration: dead letter at once
-    UNAUTHORIZED = "unauthorized"  # credential or sender: alert, wait, at no cost to the budget
+    UNAUTHORIZED = "unauthorized"  # credential or sender: wait, and say why, at no cost to the budget
     UNKNOWN = "unknown"  # may have been accepted: resolve before anything is resent (I5)
     RELEASED = "released"  # never called: gate passed (I6) or the worker is shutting down; costs nothing
 
