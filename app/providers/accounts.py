@@ -11,7 +11,7 @@ import structlog
 
 from app.errors import ConfigurationError
 from app.providers.base import AnyProvider
-from app.providers.registry import RATE, make_provider
+from app.providers.registry import RATE, make_provider, with_files_read
 
 log = structlog.get_logger()
 
@@ -23,8 +23,10 @@ class ProviderSet:
 
     def __init__(self, accounts: Mapping[str, Mapping[str, Any]]) -> None:
         self._accounts = accounts
-        self._providers: dict[str, AnyProvider] = {name: make_provider(name, a) for name, a in accounts.items()}
+        # Looked at before they are read: what is written in between is seen the next time.
         self._files = {name: _modified(account) for name, account in accounts.items()}
+        self._read = {name: with_files_read(name, account) for name, account in accounts.items()}
+        self._providers: dict[str, AnyProvider] = {name: make_provider(name, read) for name, read in self._read.items()}
         self._looked_at = time.monotonic()
         self._changed: set[str] = set()
 
@@ -56,14 +58,28 @@ class ProviderSet:
             if modified == self._files[name]:
                 continue
             try:
-                self._providers[name] = make_provider(name, account)
-                self._changed.add(name)
-                log.info("provider_reloaded", provider=name)
+                self._reload(name)
             except ConfigurationError as error:
                 # Half-written or gone: the account goes on with the secret it has, and an operator is told.
                 log.error("provider_not_reloaded", provider=name, error=error.detail)
-                continue
-            self._files[name] = modified
+            except Exception as error:
+                # Whatever a library makes of a broken key: one account's file must not stop all others. Its words may
+                # hold the secret.
+                log.error("provider_not_reloaded", provider=name, error=type(error).__name__)
+            else:
+                self._files[name] = modified
+
+    def _reload(self, name: str) -> None:
+        """With what its files hold now. A mount that was only synced again changes no credential: the provider stays,
+        with the tokens it has made.
+        """
+        read = with_files_read(name, self._accounts[name])
+        if read == self._read[name]:
+            return
+        self._providers[name] = make_provider(name, read)
+        self._read[name] = read
+        self._changed.add(name)
+        log.info("provider_reloaded", provider=name)
 
 
 def _modified(account: Mapping[str, Any]) -> dict[str, int]:

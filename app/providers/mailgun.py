@@ -58,7 +58,8 @@ WEBHOOK_FUTURE_SECONDS: Final = 300.0  # how far ahead of ours the provider's cl
 CLOCK_SKEW: Final = timedelta(minutes=5)
 
 LOOKUP_SETTLE_SECONDS: Final = 30 * 60.0  # events are indexed late; only older ones are to be trusted
-LOOKUP_RETENTION_SECONDS: Final = 3 * 86400.0  # "at least 3 days"; paid plans keep up to 30
+# The free plan keeps events for a day, paid ones for up to 30; an hour for clocks. Past it, absence proves nothing.
+LOOKUP_RETENTION_SECONDS: Final = 86400.0 - 3600.0
 
 DETAIL_CHARS_MAX: Final = 300
 TEXT_CHARS_MAX: Final = 500  # of any one string that a provider's event puts before an operator
@@ -75,7 +76,8 @@ class MailgunAccount:
 
     lookup_api_key: needed when ``api_key`` is a Domain Sending Key, which may send but not read events.
     base_url: in place of the region's host; for a proxy or the sandbox.
-    lookup_settle_seconds, lookup_retention_seconds: in place of what Mailgun documents (paid: longer).
+    lookup_settle_seconds: in place of what Mailgun documents.
+    lookup_retention_seconds: how long the plan keeps events, where that is longer than the free one's day.
     """
 
     domain: str

@@ -62,7 +62,7 @@ def make_provider(name: str, settings: Mapping[str, Any]) -> AnyProvider:
     A setting ``<field>_file`` names a file that holds the field. Raises ConfigurationError naming the account
     and what is wrong with it, never the value.
     """
-    fields = _with_files_read(name, settings)
+    fields = with_files_read(name, settings)
     adapter = str(fields.pop("adapter", ""))
     _check_rate(name, fields.pop(RATE, None))
     if adapter not in ADAPTERS:
@@ -83,11 +83,14 @@ def _check_rate(name: str, given: Any) -> None:
     raise ConfigurationError(f"providers.{name}.{RATE} must be a number of calls above 0, such as 20")
 
 
-def _with_files_read(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+def with_files_read(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of account ``name``, each ``<field>_file`` become its field. Raises ConfigurationError."""
     fields = {key: value for key, value in settings.items() if not key.endswith("_file")}
     for key in settings.keys() - fields.keys():
         try:
             fields[key.removesuffix("_file")] = Path(settings[key]).read_text().strip()
         except OSError as error:
             raise ConfigurationError(f"providers.{name}.{key} cannot be read: {error.strerror}") from None
+        except ValueError:  # half-written or binary: its own message would quote the secret's bytes
+            raise ConfigurationError(f"providers.{name}.{key} cannot be read: it holds no text") from None
     return fields

@@ -34,6 +34,9 @@ DEPTH_MAX: Final = 3  # a mailing list or a gateway may wrap a report once or tw
 PARTS_MAX: Final = 20
 RECIPIENTS_MAX: Final = 50  # we write to one; an alias may stand for a few
 FIELD_CHARS_MAX: Final = 998  # RFC 5322's line
+# The stdlib takes the square of their number to read parameters with a quote left open. A report has three or four.
+CONTENT_TYPE_CHARS_MAX: Final = 2000
+PARAMETERS_MAX: Final = 20
 DATE_AGE_MAX: Final = timedelta(days=6)  # an MTA holds a report for 5 days at the most
 
 MALFORMED_STATUS: Final = 422  # the sending MTA need not try again
@@ -229,10 +232,12 @@ def _complaint(
 def _other_mail(message: _Part, identify: Identify, received_at: datetime) -> tuple[Evidence, ...]:
     """A holiday notice says nothing of a delivery; what else answers one of ours goes on its timeline for people."""
     headers = message.headers
-    report_type = _word(headers.get_param("report-type"))
-    if message.kind == "multipart/report" and report_type in ("delivery-status", "feedback-report"):
-        raise _malformed(f"a {report_type} report without its machine-readable part")
-    if message.kind == "multipart/report" or _is_automatic(headers):
+    if message.kind == "multipart/report":
+        report_type = _word(headers.get_param("report-type"))
+        if report_type in ("delivery-status", "feedback-report"):
+            raise _malformed(f"a {report_type} report without its machine-readable part")
+        return ()
+    if _is_automatic(headers):
         return ()
     try:
         origin = _origin(identify, (), message, ())
@@ -353,7 +358,15 @@ def _part(raw: bytes) -> _Part:
         end = _HEAD_ENDS.search(raw)
         head, body = (raw[: end.start() + 1], raw[end.end() :]) if end else (raw, b"")
     headers = _headers.parsebytes(head[:HEADER_BYTES_MAX])
-    return _Part(headers, body, headers.get_content_type())
+    return _Part(headers, body, _kind(headers))
+
+
+def _kind(headers: Headers) -> str:
+    """The content type, if its field can be read at little cost; else it is of no kind that we look into."""
+    field = str(headers["content-type"] or "")
+    if len(field) > CONTENT_TYPE_CHARS_MAX or field.count(";") > PARAMETERS_MAX:
+        return "application/octet-stream"
+    return headers.get_content_type()
 
 
 def _without_envelope_line(raw: bytes) -> bytes:
@@ -366,7 +379,10 @@ def _parts(part: _Part, depth: int) -> Iterator[_Part]:
     if not part.kind.startswith("multipart/"):
         yield part
         return
-    boundary = part.headers.get_boundary()
+    try:
+        boundary = part.headers.get_boundary()
+    except (ValueError, TypeError):  # of parameters in pieces (RFC 2231) whose numbers or charset are nonsense
+        raise _malformed("a content type that cannot be read") from None
     if boundary and depth:
         for raw in _split(part.body, boundary):
             yield from _parts(_part(raw), depth - 1)

@@ -27,6 +27,8 @@ from typing import Any, ClassVar, Final, NamedTuple
 from urllib.parse import quote, urlsplit
 from uuid import UUID
 
+import structlog
+
 from app.domain.models import Channel, Evidence, EvidenceKind, Outcome, OutcomeKind
 from app.errors import FieldError, InvalidFields
 from app.providers import sns
@@ -64,6 +66,8 @@ from app.providers.email_fields import (
     refuse_injection,
 )
 from app.providers.reading import at, detail, digest, document, items, moment, retry_after, shown, text, words_of
+
+log = structlog.get_logger()
 
 SEND_PATH: Final = "/v2/email/outbound-emails"
 INSIGHTS_PATH: Final = "/v2/email/insights/"
@@ -242,6 +246,9 @@ class Ses(Provider[EmailMessage]):
     def parse(self, request: WebhookRequest) -> tuple[Evidence, ...]:
         """The facts in one notification; none in a confirmation, or in what SNS and SES say about the set-up."""
         message = sns.read(request)
+        if message.type == sns.UNSUBSCRIPTION:
+            # From here on no event comes, and nothing else would tell: somebody has to subscribe again.
+            log.error("subscription_ended", provider=self.name, topic=message["TopicArn"])
         if message.type != sns.NOTIFICATION:
             return ()
         said = message["Message"]

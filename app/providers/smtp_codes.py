@@ -36,7 +36,7 @@ class Refusal(StrEnum):
 def classify(code: int, enhanced: str, words: str) -> Refusal:
     """Why, from a basic code (0 for none), an enhanced one ("" for none), and the server's words."""
     detail = enhanced.partition(".")[2]
-    if _NO_RELAY_WORDS.search(words):
+    if _NO_RELAY_WORDS.search(words) or _ACCOUNT_WORDS.search(words):
         return Refusal.RELAY  # 454 in Postfix's cautious default, 550 or 554 elsewhere
     temporary = code // 100 == 4 if code else enhanced.startswith("4")
     return _temporary(code, detail, words) if temporary else _permanent(code, detail, words)
@@ -64,7 +64,16 @@ _ADDRESS: Final = re.compile(r"(?<![^\s<>\"'(),;:=])[^\s<>\"'(),;:=@]{1,128}@[^\
 _NO_RELAY_WORDS: Final = re.compile(
     r"\brelay(ing)? (access )?(is )?(denied|not (allowed|permitted)|prohibited)|unable to relay", re.I
 )
-_UNVERIFIED_WORDS: Final = re.compile(r"\bemail address is not verified", re.I)  # SES, which gives no enhanced code
+# SES gives no enhanced code. Its "Access denied: User ... is not authorized to perform ses:SendRawEmail" is told by the
+# action: Exchange says "Access denied" of a recipient.
+_ACCOUNT_WORDS: Final = re.compile(
+    r"not authorized to perform\W{1,5}ses:|\bsending (suspended|paused) for this account", re.I
+)
+_UNVERIFIED_WORDS: Final = re.compile(r"\bemail address is not verified", re.I)
+# Postfix and Exchange, both under 5.7.1, which is also what a block list says.
+_SENDER_WORDS: Final = re.compile(
+    r"sender address rejected: not (owned by user|logged in)\b|not have permissions? to send as this sender", re.I
+)
 _GREYLIST_WORDS: Final = re.compile(r"gr[ae]y-?list", re.I)
 _CONNECTION_WORDS: Final = re.compile(r"too many (concurrent |simultaneous )?(smtp )?(connections|sessions)", re.I)
 _RATE_WORDS: Final = re.compile(r"\brate\b|\brate-?limit|throttl|(sending|hourly|daily) (limit|quota)", re.I)
@@ -124,6 +133,8 @@ def _temporary(code: int, detail: str, words: str) -> Refusal:
 def _permanent(code: int, detail: str, words: str) -> Refusal:
     if code in _CREDENTIAL_CODES:
         return Refusal.CREDENTIALS
+    if _SENDER_WORDS.search(words):
+        return Refusal.SENDER
     known = _PERMANENT.get(detail) or _PERMANENT_SUBJECTS.get(detail.partition(".")[0])
     if known is not None:
         return known

@@ -779,7 +779,9 @@ def test_absence_proves_nothing_before_events_have_settled():
 
 
 def test_absence_proves_nothing_once_the_provider_has_forgotten():
-    assert look(EMPTY, now=OPENED + timedelta(days=3, seconds=1)).verdict is LookupVerdict.UNANSWERABLE
+    """The free plan forgets after a day; from an hour before that on, nothing is concluded."""
+    assert look(EMPTY, now=OPENED + timedelta(hours=23)).verdict is LookupVerdict.NOT_SENT
+    assert look(EMPTY, now=OPENED + timedelta(hours=23, seconds=1)).verdict is LookupVerdict.UNANSWERABLE
 
 
 def test_absence_never_disproves_what_the_provider_confirmed():

@@ -503,6 +503,52 @@ def test_hostile_mail_costs_no_more_than_it_is_long(raw):
         read(raw)
 
 
+OPEN_QUOTE = 'Content-Type: multipart/report; report-type=delivery-status; boundary="b1"; x="'
+
+
+def typed(content_type: str) -> bytes:
+    """A report under a content type of a stranger's making. Read, it would be a bounce."""
+    before, _, rest = report().decode().replace("Auto-Submitted: auto-replied\n", "").partition("Content-Type: ")
+    return f"{before}{content_type}{rest[rest.index(chr(10) * 2) :]}".encode()
+
+
+def wrapped(*parts: bytes) -> bytes:
+    inside = b"".join(b"--o\n" + part + b"\n" for part in parts)
+    return b"Subject: fwd\nContent-Type: multipart/mixed; boundary=o\n\n" + inside + b"--o--\n"
+
+
+@pytest.mark.parametrize("junk", [";" * 60_000, ";" * 30, "a" * 2000], ids=["both", "many", "long"])
+@pytest.mark.parametrize("wrap", [bytes, wrapped], ids=["top", "nested"])
+def test_a_content_type_that_would_cost_much_to_read_is_not_looked_into(junk, wrap):
+    """The stdlib takes seconds for the first of these, and the event loop stands still meanwhile."""
+    assert refused(wrap(typed(OPEN_QUOTE + junk))) == ("not_a_report", 202)
+    assert only(wrap(typed(OPEN_QUOTE + '"'))).bounce_class is HARD, "it is the junk that is not looked into"
+
+
+@pytest.mark.timeout(10)  # half a minute, were they read
+def test_many_parts_with_an_open_quote_cost_no_more_than_they_are_long():
+    assert refused(wrapped(*[(OPEN_QUOTE + ";" * 60_000 + "\n\nx\n").encode()] * 16)) == ("not_a_report", 202)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "verdict"),
+    [
+        (
+            "boundary*=a; boundary*0=b",
+            ("malformed", 422),
+        ),  # pieces with a number and without: the stdlib cannot sort them
+        ("boundary*=idna'x'y", ("malformed", 422)),
+        ("boundary*=undefined'x'y", ("malformed", 422)),
+        (f"boundary*{'9' * 5000}=x", ("not_a_report", 202)),  # more digits than Python reads
+    ],
+    ids=["mixed", "idna", "undefined", "digits"],
+)
+@pytest.mark.parametrize("wrap", [bytes, wrapped], ids=["top", "nested"])
+def test_parameters_in_pieces_that_make_no_sense_are_refused_for_good(parameters, verdict, wrap):
+    """Anything but a refusal would be answered 500, and the mail server come again for days."""
+    assert refused(wrap(typed(f"Content-Type: multipart/report; {parameters}"))) == verdict
+
+
 @given(st.binary(max_size=2000))
 @example(b"Content-Type: multipart/report; boundary*0*=%%; report-type*=x'y'z\n\n--\n")
 @example(b"Content-Type: multipart/mixed; boundary=\xff\n\n--\xff\n\n")

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from app.domain.models import BounceClass, Channel, EvidenceKind, OutcomeKind
 from app.errors import ConfigurationError, InvalidFields, WebhookRefused
@@ -433,8 +434,18 @@ def test_a_confirmation_that_leads_elsewhere_is_refused():
 def test_an_end_of_the_subscription_is_taken_note_of_and_nothing_is_visited():
     request = posted(json.dumps(confirmation("UnsubscribeConfirmation")))
     SES.verify(request, NOW, signer.amazon().pem)
-    assert SES.confirmation(request) is None
-    assert SES.parse(request) == ()
+    with capture_logs() as logs:
+        assert SES.parse(request) == ()
+        assert SES.confirmation(request) is None
+    # No event comes any more, so an operator has to hear of it. Its token could subscribe anew, and is not shown.
+    assert logs == [{"event": "subscription_ended", "log_level": "error", "provider": "ses", "topic": TOPIC}]
+
+
+@pytest.mark.parametrize("body", [confirmation(), signed("Successfully validated SNS topic")])
+def test_nothing_else_is_taken_for_the_end_of_a_subscription(body):
+    with capture_logs() as logs:
+        SES.parse(posted(json.dumps(body)))
+    assert logs == []
 
 
 @pytest.mark.parametrize(

@@ -288,6 +288,13 @@ T, R, P, C, A = (
     OutcomeKind.UNAUTHORIZED,
 )
 UNVERIFIED = "Message rejected: Email address is not verified. The following identities failed the check:"
+ACCESS_DENIED = (
+    "Access denied: User `arn:aws:iam::123456789012:user/mail' is not authorized to perform `ses:SendRawEmail' on "
+    "resource `arn:aws:ses:eu-west-1:123456789012:identity/shop.test'"
+)
+NOT_OWNED = "Sender address rejected: not owned by user"
+NOT_LOGGED_IN = "Sender address rejected: not logged in"
+SEND_AS = "Client does not have permissions to send as this sender"
 REPLIES = [
     # temporary
     ("connect", 421, "4.3.2 Service shutting down", T, None, None),
@@ -323,6 +330,14 @@ REPLIES = [
     ("rcpt", 454, "4.7.1 <x@y.test>: Relay access denied", A, None, None),
     ("rcpt", 550, "relaying denied", A, None, None),
     ("rcpt", 550, "5.1.7 bad sender address", A, None, None),
+    ("rcpt", 553, f"5.7.1 <bounces+0192@bounce.test>: {NOT_OWNED} hello", A, None, None),
+    ("rcpt", 553, f"5.7.1 <bounces+0192@bounce.test>: {NOT_LOGGED_IN}", A, None, None),
+    ("rcpt", 550, f"5.7.1 {SEND_AS}", A, None, None),
+    ("rcpt", 553, NOT_LOGGED_IN, A, None, None),
+    ("final", 554, ACCESS_DENIED, A, None, None),
+    ("data", 554, ACCESS_DENIED, A, None, None),
+    ("final", 554, "Message rejected: Sending suspended for this account. For more information, ...", A, None, None),
+    ("final", 554, "Message rejected: Sending paused for this account.", A, None, None),
     # the recipient
     ("rcpt", 550, "5.1.1 <x@y.test>: User unknown", P, None, None),
     ("rcpt", 550, "5.1.2 bad destination system", P, None, None),
@@ -354,6 +369,9 @@ REPLIES = [
     # what is said of the message is about its sender; before that, of an envelope that is the account's own
     ("final", 550, "5.7.60 client does not have permissions to send as this sender", A, SENDER_REFUSED, None),
     ("final", 550, "5.1.8 sender's domain not found", A, SENDER_REFUSED, None),
+    ("final", 550, f"5.7.1 {SEND_AS}", A, SENDER_REFUSED, None),
+    ("final", 553, f"5.7.1 <hello@shop.test>: {NOT_OWNED} hello", A, SENDER_REFUSED, None),
+    ("final", 553, f"5.7.1 <bounces+0192@bounce.test>: {NOT_OWNED} hello", A, None, None),
     ("final", 554, f"{UNVERIFIED} hello@shop.test", A, SENDER_REFUSED, None),
     ("final", 554, f"{UNVERIFIED} bounces+0192@bounce.test", A, None, None),
     ("mail", 554, f"{UNVERIFIED} hello@shop.test", A, None, None),
@@ -368,6 +386,12 @@ REPLIES = [
     ("rcpt", 550, "5.7.1 Recipient address rejected: user unknown to policy", C, "reputation", None),
     ("final", 554, "transaction failed", C, None, None),
     ("rcpt", 550, "5.4.1 no answer", C, None, None),
+    # what sounds alike, and is said of the recipient or the message
+    ("rcpt", 550, "5.4.1 Recipient address rejected: Access denied. AS(201806281)", C, None, None),
+    ("final", 554, "5.7.1 Access denied", C, "reputation", None),
+    ("final", 554, "Access denied", C, None, None),
+    ("rcpt", 550, "5.7.1 you do not have permission to send to this recipient", C, "reputation", None),
+    ("rcpt", 554, "5.7.1 <bounces+0192@bounce.test>: Sender address rejected: Access denied", C, "reputation", None),
 ]
 
 
