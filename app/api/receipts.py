@@ -110,7 +110,7 @@ def _attempt(request: Request[Any, Any, Any], token: str) -> SentAttempt:
 
 
 async def _find(request: Request[Any, Any, Any], api: ApiState, notification_id: UUID, device_id: UUID) -> SentAttempt:
-    """Raises NotFound: nobody may speak for a device that was not sent the notification, or is somebody else's."""
+    """Raises NotFound: nobody may speak for a device that the notification cannot have reached, nor for another's."""
     who = await asker(request, api, "send")
     async with api.db.transaction() as conn:
         found = await devices.find_push(conn, who.tenant_id, notification_id=notification_id, device_id=device_id)

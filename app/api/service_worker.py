@@ -8,8 +8,10 @@ from typing import Any
 
 from litestar import MediaType, Request, Response, get
 from litestar.status_codes import HTTP_200_OK, HTTP_304_NOT_MODIFIED
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.headers import header
+from app.api.paging import lists, read_query
 from app.api.state import Api
 from app.domain.models import Channel, Platform
 from app.errors import NotFound
@@ -41,14 +43,32 @@ def helper(request: Request[Any, Any, Any]) -> Response[bytes]:
     return _answer(request, HELPER)
 
 
-@get("/push/vapid-public-key", media_type=MediaType.TEXT, tags=["devices"], security=[{}], sync_to_thread=False)
-def vapid_public_key(api: Api) -> Response[str]:
+class Whose(BaseModel):
+    """Closed: a misspelt tenant would subscribe browsers with a key that never sends to them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tenant: str | None = Field(default=None, max_length=63, description="its own key, where it has a route of its own")
+
+
+@get(
+    "/push/vapid-public-key",
+    media_type=MediaType.TEXT,
+    operation_class=lists(Whose),
+    tags=["devices"],
+    security=[{}],
+    sync_to_thread=False,
+)
+def vapid_public_key(request: Request[Any, Any, Any], api: Api) -> Response[str]:
     """What a page subscribes with (``applicationServerKey``), base64url. 404 where no push goes to browsers."""
-    for account in api.settings.accounts(Channel.PUSH, Platform.WEB):
-        provider = api.providers.get(account)
+    tenant = read_query(request, Whose).tenant
+    found = api.settings.routing().find(Channel.PUSH, Platform.WEB, tenant or "")  # as the pushes will be sent
+    route = "push.web" if found is None else f"{found.channel}.{found.name}"
+    for choice in api.settings.routes.get(route, ()):
+        provider = api.providers.get(choice.provider)
         if isinstance(provider, WebPush):
             return Response(provider.public_key, headers={"access-control-allow-origin": "*"})
-    raise NotFound("routes.push.web names no web-push account")
+    raise NotFound(f"routes.{route} names no web-push account")
 
 
 def _script(name: str) -> tuple[bytes, str]:

@@ -23,6 +23,7 @@ REFRESH_EARLY: Final = timedelta(minutes=5)  # a token that runs out under way i
 REFRESH_SHARE_MAX: Final = 0.25  # of a token's life, for those that live minutes
 REFRESH_SECONDS_MAX: Final = 1.0  # what one call may lose to a refresh while the old token still serves
 REFRESH_AGAIN: Final = timedelta(seconds=30)  # after a refresh that failed
+PROVEN: Final = timedelta(minutes=2)  # by then whoever fetched a token has its answer, and it would have been dropped
 
 
 class Sender(Protocol):
@@ -35,11 +36,13 @@ class Sender(Protocol):
 class _Entry:
     """What is known of one account.
 
-    suspect: the token before this one was refused. fetching: what the callers wait for that do not fetch themselves.
+    suspect: the token before this one was refused, and this one has not served for long.
+    fetching: what the callers wait for that do not fetch themselves.
     """
 
     provider: AnyProvider
     token: AccessToken | None = None
+    fetched_at: datetime = datetime.min.replace(tzinfo=UTC)
     refresh_at: datetime = datetime.min.replace(tzinfo=UTC)
     suspect: bool = False
     fetching: asyncio.Future[None] | None = None
@@ -62,6 +65,7 @@ class AccessTokens:
             entry = self._entry(account, provider)
             token = entry.token if entry.token is not None and now < entry.token.expires_at else None
             if token is not None and (now < entry.refresh_at or entry.fetching is not None):
+                entry.suspect = entry.suspect and now - entry.fetched_at < PROVEN
                 return token.value  # young, or somebody refreshes it and it is good for minutes yet
             if entry.fetching is None:
                 request = provider.build_access(now)
@@ -75,7 +79,8 @@ class AccessTokens:
         """What an UNAUTHORIZED answer means for a call that was made with ``token``.
 
         A token may be revoked before its time: the next call gets a new one, and this one may be tried again, for
-        nothing was accepted. When the new one is refused as well, it is not the token that is wrong.
+        nothing was accepted. When the new one is refused as well, it is not the token that is wrong; when it was
+        taken for minutes, it may be revoked like any other.
         """
         if outcome.reason != TOKEN_REFUSED:
             return outcome
@@ -116,7 +121,7 @@ class AccessTokens:
 
     def _keep(self, entry: _Entry, token: AccessToken, now: datetime) -> None:
         entry.suspect = entry.suspect and entry.token is None  # a token that ran out was not refused
-        entry.token = token
+        entry.token, entry.fetched_at = token, now
         entry.refresh_at = token.expires_at - min(REFRESH_EARLY, (token.expires_at - now) * REFRESH_SHARE_MAX)
 
     async def _ask(

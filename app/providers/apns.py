@@ -6,7 +6,8 @@ notification responses from APNs". What shaped this file:
 - A 200 means that Apple has it, not that anybody saw it. Only the device can say so, by its receipt.
 - There is no lookup and no promise to drop a second copy. ``apns-collapse-id`` is the same for every copy of a
   notification, so a second one replaces the first on the screen.
-- A token may be up to an hour old, and must not be renewed more than once in twenty minutes. It is kept for 45.
+- A token may be up to an hour old, and must not be renewed more than once in twenty minutes. It is kept for 45, and all
+  accounts of one team and key share it.
 - A connection belongs to one team, key and gateway: the request's ``pool`` keeps them apart.
 - 410 says since when a device token is dead; a token registered later is another life of it. A bad device token may
   as well be one of the other gateway, so it is doubtful until others of its kind get through.
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Final, NamedTuple
 from uuid import UUID, uuid5
+from weakref import WeakValueDictionary
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
@@ -28,6 +30,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from app.domain.models import Channel, Outcome, OutcomeKind
 from app.errors import FieldError, InvalidFields
 from app.providers.base import (
+    SENDER_REFUSED,
     Capabilities,
     Provider,
     ProviderRequest,
@@ -45,7 +48,7 @@ DEVICE_TOKEN_CHARS_MAX: Final = 400  # Apple: never assume a length; but it beco
 TOKEN_AGE_MAX: Final = timedelta(minutes=45)  # Apple takes one for an hour, and no more than one in 20 minutes
 TOKEN_AGE_MIN: Final = timedelta(minutes=20)
 CLOCK_STEP: Final = timedelta(minutes=1)  # how far our clock may step back before the token is made anew
-STRAGGLING: Final = timedelta(seconds=30)  # after this no answer to a call with the token before is under way
+STRAGGLING: Final = timedelta(seconds=30)  # after this no answer to a call is under way any more
 
 _ID: Final = re.compile(r"[A-Z0-9]{10}")
 _TOPIC: Final = re.compile(r"[A-Za-z0-9.-]{1,255}")
@@ -93,7 +96,7 @@ class Apns(Provider[PushMessage]):
 
     def __init__(self, account: ApnsAccount) -> None:
         self.account = account
-        self._token = ProviderToken(account)
+        self._token = ProviderToken.of(account)
 
     def build(self, message: PushMessage, context: SendContext) -> ProviderRequest:
         """The request to the gateway the device's token comes from."""
@@ -178,8 +181,22 @@ class ProviderToken:
 
     Nothing in an answer tells which token its call carried. So calls under way are counted: when a token is dropped,
     as many answers may still speak of it; one more that says "expired" speaks of the new one, and then it is not the
-    token's age that is wrong but, most likely, a clock.
+    token's age that is wrong but, most likely, a clock. A call that nobody answers is forgotten within a minute.
     """
+
+    _shared: ClassVar[WeakValueDictionary[tuple[str, str, str], ProviderToken]] = WeakValueDictionary()
+
+    @classmethod
+    def of(cls, account: ApnsAccount) -> ProviderToken:
+        """The one of this team and key, whichever accounts use it: Apple counts how often they make a new one together.
+
+        It lives as long as one of them does, so an account that is made anew goes on with the token it had.
+        """
+        signer = (account.team_id, account.key_id, account.key)
+        token = cls._shared.get(signer)
+        if token is None:
+            token = cls._shared[signer] = cls(account)
+        return token
 
     def __init__(self, account: ApnsAccount) -> None:
         self._account = account
@@ -188,8 +205,10 @@ class ProviderToken:
         self._issued_at: datetime | None = None
         self._dropped_at: datetime | None = None
         self._suspect = False  # the token before this one was refused, and this one has not been taken yet
-        self._under_way = 0  # calls with this token
-        self._straggling = 0  # calls with the token before
+        self._counted_from: datetime | None = None
+        self._under_way = 0  # calls since then that were not answered yet
+        self._earlier = 0  # calls of the 30 seconds before that were not
+        self._straggling = 0  # calls that were under way when the token before was dropped
 
     def take(self, now: datetime) -> str:
         """The token for one more call."""
@@ -197,12 +216,23 @@ class ProviderToken:
             claims = {"iss": self._account.team_id, "iat": int(now.timestamp())}
             self._token = jwt.encode(claims, self._key, algorithm="ES256", headers={"kid": self._account.key_id})
             self._issued_at = now
+        self._forget_unanswered(now)
         self._under_way += 1
         return self._token
 
+    def _forget_unanswered(self, now: datetime) -> None:
+        """Begins to count anew every 30 seconds: what is not answered by the end of the next 30 never is."""
+        passed = timedelta.max if self._counted_from is None else abs(now - self._counted_from)
+        if passed >= STRAGGLING:
+            self._earlier = self._under_way if passed < 2 * STRAGGLING else 0
+            self._under_way, self._counted_from = 0, now
+
     def answered(self, now: datetime, *, taken: bool, expired: bool) -> bool:
         """Takes note of an answer; True when it found the token expired and the next call will carry another."""
-        self._under_way = max(0, self._under_way - 1)
+        if self._earlier:
+            self._earlier -= 1
+        else:
+            self._under_way = max(0, self._under_way - 1)
         if taken:
             self._suspect = False
         if not expired:
@@ -214,7 +244,8 @@ class ProviderToken:
         if self._suspect and now - self._issued_at < TOKEN_AGE_MIN:
             return False  # Apple would refuse another one so soon
         again, self._suspect = self._suspect, True
-        self._straggling, self._under_way = self._under_way, 0
+        self._forget_unanswered(now)
+        self._straggling, self._earlier, self._under_way = self._earlier + self._under_way, 0, 0
         self._issued_at, self._dropped_at = None, now
         return not again
 
@@ -241,13 +272,15 @@ class _Meaning(NamedTuple):
 
 _AGAIN: Final = _Meaning(OutcomeKind.TRANSIENT)
 _OURS: Final = _Meaning(OutcomeKind.UNAUTHORIZED)
+_ONE_GATEWAYS: Final = _Meaning(OutcomeKind.UNAUTHORIZED, SENDER_REFUSED)
 _THIS_MESSAGE: Final = _Meaning(OutcomeKind.REJECTED)
 _DEAD: Final = _Meaning(OutcomeKind.RECIPIENT_INVALID)
 _UNCLEAR: Final = _Meaning(OutcomeKind.UNKNOWN)
 
 #: Apple's table of reasons. ``TooManyRequests`` counts the pushes to one device: the others need not wait for it, so
-#: it is no rate limit of the account but a failure of this delivery, tried again later. The topic is the account's, and
-#: a wrong one is wrong for every message: that is never SENDER_REFUSED.
+#: it is no rate limit of the account but a failure of this delivery, tried again later. A key may be good for one of
+#: the two gateways only: one development build that registers must not stop everybody's pushes. The topic is the
+#: account's, and a wrong one is wrong for every message: that is never SENDER_REFUSED.
 _REASONS: Final[Mapping[tuple[int, str], _Meaning]] = {
     (400, "BadCollapseId"): _THIS_MESSAGE,
     (400, "BadDeviceToken"): _Meaning(OutcomeKind.RECIPIENT_INVALID, "bad_device_token", doubtful=True),
@@ -266,8 +299,8 @@ _REASONS: Final[Mapping[tuple[int, str], _Meaning]] = {
     (400, "PayloadEmpty"): _THIS_MESSAGE,
     (400, "TopicDisallowed"): _OURS,
     (403, "BadCertificate"): _OURS,
-    (403, "BadCertificateEnvironment"): _OURS,
-    (403, "BadEnvironmentKeyIdInToken"): _OURS,
+    (403, "BadCertificateEnvironment"): _ONE_GATEWAYS,
+    (403, "BadEnvironmentKeyIdInToken"): _ONE_GATEWAYS,
     (403, "ExpiredProviderToken"): _OURS,  # unless another token is on its way: ``ProviderToken.answered``
     (403, "Forbidden"): _OURS,
     (403, "InvalidProviderToken"): _OURS,

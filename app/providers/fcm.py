@@ -9,6 +9,8 @@ Sources: the FCM v1 discovery document; Firebase, "FCM error codes", "Scale FCM"
 - Calls carry an access token, fetched with a JWT that the service account signs: ``build_access``, ``access.py``.
 - ``FcmError.errorCode`` says more than the status, and the status more than the HTTP code.
 - An INVALID_ARGUMENT about the token, or a token of another sender, may as well be our own configuration: doubtful.
+- THIRD_PARTY_AUTH_ERROR is about the credentials for APNs or Web Push that lie in Firebase: iPhones or browsers get
+  nothing then, Android everything.
 - 503 with ``Retry-After`` was not accepted. Any other 5xx is unknown.
 """
 
@@ -30,6 +32,7 @@ from app.domain.models import Channel, Outcome, OutcomeKind, Platform
 from app.errors import FieldError, InvalidFields
 from app.providers.access import TOKEN_REFUSED
 from app.providers.base import (
+    SENDER_REFUSED,
     AccessToken,
     Capabilities,
     Provider,
@@ -300,6 +303,7 @@ class _Meaning(NamedTuple):
 
 _AGAIN: Final = _Meaning(OutcomeKind.TRANSIENT)
 _OURS: Final = _Meaning(OutcomeKind.UNAUTHORIZED)
+_ONE_PLATFORMS: Final = _Meaning(OutcomeKind.UNAUTHORIZED, SENDER_REFUSED)
 _QUOTA: Final = _Meaning(OutcomeKind.RATE_LIMITED)
 _THIS_MESSAGE: Final = _Meaning(OutcomeKind.REJECTED)
 _UNCLEAR: Final = _Meaning(OutcomeKind.UNKNOWN)
@@ -310,8 +314,8 @@ _CODES: Final[Mapping[str, _Meaning]] = {
     "UNREGISTERED": _Meaning(OutcomeKind.RECIPIENT_INVALID),
     "SENDER_ID_MISMATCH": _Meaning(OutcomeKind.RECIPIENT_INVALID, "sender_id_mismatch", doubtful=True),
     "INVALID_ARGUMENT": _THIS_MESSAGE,
-    "THIRD_PARTY_AUTH_ERROR": _OURS,
-    "APNS_AUTH_ERROR": _OURS,
+    "THIRD_PARTY_AUTH_ERROR": _ONE_PLATFORMS,
+    "APNS_AUTH_ERROR": _ONE_PLATFORMS,
     "QUOTA_EXCEEDED": _QUOTA,
     "INTERNAL": _UNCLEAR,
     "UNAVAILABLE": _UNCLEAR,

@@ -9,6 +9,8 @@ Sources: RFC 8030 (delivery), RFC 8188 and 8291 (encryption), RFC 8292 (VAPID); 
   that is on the screen; both are the same for every copy.
 - A subscription belongs for life to the VAPID key it was made with. One that was made with another key is refused like
   a wrong key of ours, yet says nothing of ours: its own words tell them apart.
+- 503 with ``Retry-After`` was not accepted. Any other 5xx is unknown, whatever it says: a proxy in between may give up
+  on a message that went through.
 """
 
 from __future__ import annotations
@@ -292,7 +294,7 @@ def _kind(status: int, wait: float | None) -> OutcomeKind:
         return OutcomeKind.UNAUTHORIZED
     if status == 429:
         return OutcomeKind.RATE_LIMITED
-    if status >= 500 and wait is not None:
+    if status == 503 and wait is not None:
         return OutcomeKind.TRANSIENT  # it says when to come again, so it has not taken it
     return OutcomeKind.REJECTED if 300 <= status < 500 and status != 408 else OutcomeKind.UNKNOWN
 

@@ -154,8 +154,8 @@ async def targets(conn: Connection, tenant_ids: Sequence[int], device_ids: Seque
 async def retire(conn: Connection, refusals: Sequence[Refusal]) -> set[UUID]:
     """No more pushes to the devices whose tokens these refusals prove dead (R-124); answers which those were.
 
-    The others stay: a token that was exchanged or registered again meanwhile, or one that was refused where nothing
-    else gets through either.
+    The others stay: a token that was exchanged or registered again meanwhile, or a doubtful refusal where nothing else
+    got through in the two minutes before.
     """
     cursor = await conn.execute(
         RETIRE,
@@ -188,7 +188,7 @@ async def told(conn: Connection, *, provider: str, keys: Sequence[str], days: in
 
 
 async def find_push(conn: Connection, tenant_id: int, *, notification_id: UUID, device_id: UUID) -> SentPush | None:
-    """None when the tenant has no such notification, or it was never sent to that device."""
+    """None when the tenant has no such notification, or it cannot have reached that device."""
     values = {"tenant_id": tenant_id, "notification_id": notification_id, "device_id": device_id}
     row = await (await conn.execute(FIND_PUSH, values)).fetchone()
     return None if row is None else SentPush(*row)

@@ -113,9 +113,11 @@ WHERE d.retired_at IS NULL;
 
 -- name: retire
 -- Each only if what was refused is still what it is: the very token that was sent to, not registered since the provider
--- says it died. A refusal that our own configuration may be to blame for counts only where the same provider lately took
--- pushes for the same environment: else it would be every token that dies. Locked in the order of their ids; the
--- conditions stand in the update itself, so that they are asked again of what a registration wrote meanwhile.
+-- says it died. A refusal that our own configuration may be to blame for counts only where the same provider takes pushes
+-- for the same environment at about that moment: else it would be every token that dies. What it took before says nothing,
+-- for a wrong topic, project or key comes with a deploy; two minutes, because note_accepted writes once in one. Locked in
+-- the order of their ids; the conditions stand in the update itself, so that they are asked again of what a registration
+-- wrote meanwhile.
 WITH locked AS MATERIALIZED (
     SELECT id
     FROM store.devices
@@ -138,7 +140,7 @@ WHERE d.id = l.id
       SELECT FROM store.push_environments e
       WHERE e.provider = r.provider
         AND e.environment = d.environment
-        AND e.accepted_at > now() - interval '1 day'))
+        AND e.accepted_at > now() - interval '2 minutes'))
 RETURNING d.id;
 
 -- name: note_accepted
@@ -171,7 +173,8 @@ CROSS JOIN LATERAL (
     OFFSET 0) i;
 
 -- name: find_push
--- The attempt by which a notification reached a device: the one that was accepted, else the last one made.
+-- The attempt by which a notification reached a device: the one that was accepted, else the last one that may have been.
+-- One that was refused or never sent reached nobody: an open of it would end a push that still waits for its retry.
 SELECT d.id, a.no, n.recipient_id
 FROM store.notifications n
 JOIN store.deliveries d
@@ -180,7 +183,7 @@ JOIN store.deliveries d
    AND d.notification_id = n.id
    AND d.channel = 'push'
    AND d.address = %(device_id)s::uuid::text
-JOIN store.attempts a ON a.shard = d.shard AND a.delivery_id = d.id
+JOIN store.attempts a ON a.shard = d.shard AND a.delivery_id = d.id AND a.state NOT IN ('refused', 'not_sent')
 WHERE n.shard = store.shard_of(%(notification_id)s)
   AND n.id = %(notification_id)s
   AND n.tenant_id = %(tenant_id)s

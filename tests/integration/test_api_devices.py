@@ -390,10 +390,28 @@ async def test_where_nothing_gets_through_a_refused_token_is_not_to_blame(rest, 
     await accepted(db, environments=("sandbox",))
     assert await retire(db, doubtful) == set()
     await accepted(db)
-    await rest.conn.execute("UPDATE store.push_environments SET accepted_at = now() - interval '25 hours'")
-    assert await retire(db, doubtful) == set()
-    await accepted(db)
     assert await retire(db, doubtful) == {device}
+
+
+async def test_what_got_through_before_a_wrong_deploy_condemns_no_token(rest, shop, db):
+    """A wrong topic is refused for every device alike, minutes after the last push that was right."""
+    tokens = [f"{number:064x}" for number in range(30)]
+    refusals = []
+    for token in tokens:
+        tenant, device = await registered(shop, device_token=token)
+        refusals.append(refusal(tenant, device, token_sent=token, reason="device_token_not_for_topic", doubtful=True))
+    await accepted(db)
+    await rest.conn.execute("UPDATE store.push_environments SET accepted_at = now() - interval '20 minutes'")
+    assert await retire(db, *refusals) == set()
+    await accepted(db)
+    assert await retire(db, refusals[0]) == {refusals[0].device_id}
+
+
+async def test_an_acceptance_counts_until_the_next_one_would_be_noted(rest, shop, db):
+    tenant, device = await registered(shop)
+    await accepted(db)
+    await rest.conn.execute("UPDATE store.push_environments SET accepted_at = now() - interval '90 seconds'")
+    assert await retire(db, refusal(tenant, device, reason="bad_device_token", doubtful=True)) == {device}
 
 
 async def test_a_refusal_for_another_tenants_device_does_nothing(rest, shop, db):

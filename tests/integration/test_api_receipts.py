@@ -269,6 +269,28 @@ async def test_nobody_reports_for_what_is_not_theirs(rest, shop):
     assert await rest.rows("SELECT FROM store.inbound_events") == []
 
 
+@pytest.mark.parametrize("state", ["refused", "not_sent"])
+async def test_an_open_of_what_never_left_does_not_end_its_retry(rest, db, shop, state):
+    _, client, device = shop
+    delivery = await push(rest, shop, state="queued", attempt=False, attempt_no=1, failures=1)
+    await make_attempt(rest.conn, delivery, provider="apns", state=state, outcome="transient")
+    assert (await report(client, delivery, device)).status_code == 404
+    await apply_all(db)
+    assert (await standing(rest, delivery))[0] == "queued"
+    assert await rest.rows("SELECT FROM store.inbound_events") == []
+
+
+@pytest.mark.parametrize("state", ["sending", "ambiguous", "sent", "unconfirmed"])
+async def test_an_open_of_what_may_have_left_counts_for_the_attempt_that_may_have_brought_it(rest, db, shop, state):
+    _, client, device = shop
+    delivery = await push(rest, shop, state=state, attempt_no=2)
+    await make_attempt(rest.conn, delivery, no=1, provider="apns", state="refused", outcome="transient")
+    assert (await report(client, delivery, device)).status_code == 202
+    await apply_all(db)
+    assert await standing(rest, delivery) == ("delivered", "confirmed", True, True)
+    assert {attempt_no for _, _, attempt_no in await events(rest, delivery)} == {2}
+
+
 @pytest.mark.parametrize(
     "changes", [{"device_id": None}, {"notification_id": None}, {"token": "1.a.b"}, {"device_id": "phone"}]
 )

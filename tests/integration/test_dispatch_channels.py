@@ -265,6 +265,24 @@ async def test_a_dead_token_is_retired_at_once_and_only_that_one(db, seed, setti
     assert await rows(seed, "SELECT FROM store.suppressions") == []
 
 
+@pytest.mark.parametrize(
+    ("status", "general", "code", "breakers"),
+    [(401, "UNAUTHENTICATED", "THIRD_PARTY_AUTH_ERROR", []), (403, "PERMISSION_DENIED", None, ["open"])],
+)
+async def test_what_is_wrong_with_one_platforms_credentials_stops_no_other_platform(
+    db, seed, settings, httpserver, status, general, code, breakers
+):
+    answer(httpserver, "/token", 200, {"access_token": "ya29", "expires_in": 3599, "token_type": "Bearer"})
+    own = {"@type": "type.googleapis.com/google.firebase.fcm.v1.FcmError", "errorCode": code}
+    error = {"code": status, "status": general, "message": "x", "details": [own] if code else []}
+    answer(httpserver, PUSHES, status, {"error": error})
+    await send(db, seed, settings, "push", recipient=await with_devices(seed, "token-1"))
+    delivery = await the_delivery(seed)
+    assert (delivery["state"], delivery["reason"]) == ("queued", "unauthorized")
+    states = await rows(seed, "SELECT breaker FROM store.provider_states WHERE breaker <> 'closed'")
+    assert [row["breaker"] for row in states] == breakers
+
+
 async def test_a_device_that_is_gone_when_its_push_is_due_is_a_recorded_end(db, seed, settings, httpserver):
     recipient = await with_devices(seed, "token-1")
     tenant_id = recipient.tenant_id

@@ -251,6 +251,25 @@ async def test_a_token_that_ran_out_in_its_time_clears_the_suspicion():
     assert access.refused(ACCOUNT, third, REFUSED).kind is OutcomeKind.TRANSIENT
 
 
+async def test_a_token_that_served_for_minutes_may_be_revoked_like_any_other():
+    access, provider = AccessTokens(Endpoint()), OAuth()
+    access.refused(ACCOUNT, await access.get(ACCOUNT, provider, NOW, soon()), REFUSED)
+    for minutes in range(50):
+        second = await access.get(ACCOUNT, provider, after(minutes=minutes), soon())
+    assert access.refused(ACCOUNT, second, REFUSED).kind is OutcomeKind.TRANSIENT
+    third = await access.get(ACCOUNT, provider, after(minutes=50), soon())
+    assert third == "token-3"
+    assert access.refused(ACCOUNT, third, REFUSED).kind is OutcomeKind.UNAUTHORIZED
+
+
+async def test_a_token_that_is_seconds_old_has_proven_nothing():
+    access, provider = AccessTokens(Endpoint()), OAuth()
+    access.refused(ACCOUNT, await access.get(ACCOUNT, provider, NOW, soon()), REFUSED)
+    for seconds in (0, 30, 60):
+        second = await access.get(ACCOUNT, provider, after(seconds=seconds), soon())
+    assert access.refused(ACCOUNT, second, REFUSED).kind is OutcomeKind.UNAUTHORIZED
+
+
 async def test_what_is_not_about_the_token_stays_as_it_is():
     access, provider = AccessTokens(Endpoint()), OAuth()
     token = await access.get(ACCOUNT, provider, NOW, soon())

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from app.domain.models import Channel, Outcome, OutcomeKind
 from app.errors import ConfigurationError, InvalidFields
 from app.providers.apns import Apns, ApnsAccount, apns_id
-from app.providers.base import ProviderRequest, ProviderResponse, PushMessage, SendContext
+from app.providers.base import SENDER_REFUSED, ProviderRequest, ProviderResponse, PushMessage, SendContext
 from app.providers.registry import make_provider
 from tests.messages import CONTEXT, DELIVERY, NOTIFICATION, NOW, device, push_message
 
@@ -258,14 +258,58 @@ def test_a_new_token_that_expired_as_well_is_a_clock_and_not_a_token():
 
 def test_answers_to_calls_with_the_old_token_do_not_condemn_the_new_one():
     apns = Apns(ACCOUNT)
-    for _ in range(10):
-        token_of(apns)
+    for seconds in range(10):
+        token_of(apns, after(minutes=29, seconds=50 + seconds))
     kinds = [interpret(EXPIRED, apns, after(minutes=30)).kind for _ in range(5)]
     second = token_of(apns, after(minutes=30))
     kinds += [interpret(EXPIRED, apns, after(minutes=30)).kind for _ in range(5)]
     assert kinds == [OutcomeKind.TRANSIENT] * 10
     assert token_of(apns, after(minutes=30)) == second
     assert interpret(EXPIRED, apns, after(minutes=30)).kind is OutcomeKind.UNAUTHORIZED
+
+
+def test_calls_that_nobody_ever_answered_do_not_hide_a_wrong_clock():
+    apns = Apns(ACCOUNT)
+    for _ in range(200):
+        token_of(apns)
+    kinds = []
+    for seconds in range(3):
+        token_of(apns, after(minutes=30, seconds=seconds))
+        kinds.append(interpret(EXPIRED, apns, after(minutes=30, seconds=seconds)).kind)
+    assert kinds == [OutcomeKind.TRANSIENT, OutcomeKind.UNAUTHORIZED, OutcomeKind.UNAUTHORIZED]
+
+
+def test_calls_just_made_are_under_way_although_counting_began_anew():
+    apns = Apns(ACCOUNT)
+    for seconds in (0, 28, 29, 31):  # the last of them 31 seconds after the first
+        token_of(apns, after(minutes=20, seconds=seconds))
+    kinds = [interpret(EXPIRED, apns, after(minutes=20, seconds=32)).kind for _ in range(3)]
+    assert kinds == [OutcomeKind.TRANSIENT] * 3
+
+
+def test_accounts_of_one_team_and_key_share_one_token():
+    """Apple counts what a key makes, not what our accounts do."""
+    apns, other = Apns(ACCOUNT), Apns(replace(ACCOUNT, topic="com.example.other"))
+    first = token_of(apns)
+    assert token_of(other, after(minutes=1)) == first
+    interpret(EXPIRED, other, after(minutes=30))
+    assert token_of(apns, after(minutes=30)) == token_of(other, after(minutes=31)) != first
+
+
+def test_an_account_made_anew_goes_on_with_its_token():
+    apns = Apns(ACCOUNT)
+    first = token_of(apns)
+    apns = Apns(ACCOUNT)
+    assert token_of(apns, after(minutes=1)) == first
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"team_id": "OTHERTEAM1"}, {"key_id": "OTHERKEY12"}, {"key": pem(ec.generate_private_key(ec.SECP256R1()))}],
+)
+def test_another_team_or_key_has_a_token_of_its_own(changes):
+    apns, other = Apns(ACCOUNT), Apns(replace(ACCOUNT, **changes))
+    assert token_of(apns) != token_of(other)
 
 
 def test_a_new_token_that_was_taken_may_expire_in_its_time():
@@ -297,6 +341,7 @@ def test_acceptance_carries_the_id_that_was_ours():
 
 
 A, T, C, R = (OutcomeKind.UNAUTHORIZED, OutcomeKind.TRANSIENT, OutcomeKind.REJECTED, OutcomeKind.RECIPIENT_INVALID)
+OF_ONE_GATEWAY = ("BadCertificateEnvironment", "BadEnvironmentKeyIdInToken")
 
 
 @pytest.mark.parametrize(
@@ -349,7 +394,8 @@ A, T, C, R = (OutcomeKind.UNAUTHORIZED, OutcomeKind.TRANSIENT, OutcomeKind.REJEC
 def test_every_reason_has_its_class(status, reason, kind):
     outcome = interpret(answer(status, reason))
     assert outcome.kind is kind
-    assert kind is not A or outcome.reason is None  # a wrong topic too is wrong for every message of the account
+    # A wrong topic too is wrong for every message of the account; a key of one gateway only for those of the other.
+    assert kind is not A or outcome.reason == (SENDER_REFUSED if reason in OF_ONE_GATEWAY else None)
     assert outcome.status_code == status
     assert outcome.detail
     assert outcome.provider_message_id is None

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from app.domain.models import Channel, Outcome, OutcomeKind, Platform
 from app.errors import ConfigurationError, InvalidFields
 from app.providers.access import TOKEN_REFUSED
-from app.providers.base import AccessToken, ProviderRequest, ProviderResponse, PushMessage
+from app.providers.base import SENDER_REFUSED, AccessToken, ProviderRequest, ProviderResponse, PushMessage
 from app.providers.fcm import Fcm, FcmAccount
 from app.providers.registry import make_provider
 from tests.messages import CONTEXT, DELIVERY, NOTIFICATION, NOW, device, push_message
@@ -300,8 +300,8 @@ BAD_TOKEN_WORDS = "The registration token is not a valid FCM registration token"
         (400, error(400, "INVALID_ARGUMENT"), C, None, False),
         (400, None, C, None, False),
         (401, error(401, "UNAUTHENTICATED"), A, TOKEN_REFUSED, False),
-        (401, error(401, "UNAUTHENTICATED", "THIRD_PARTY_AUTH_ERROR"), A, None, False),
-        (401, error(401, "UNAUTHENTICATED", "APNS_AUTH_ERROR"), A, None, False),
+        (401, error(401, "UNAUTHENTICATED", "THIRD_PARTY_AUTH_ERROR"), A, SENDER_REFUSED, False),
+        (401, error(401, "UNAUTHENTICATED", "APNS_AUTH_ERROR"), A, SENDER_REFUSED, False),
         (401, None, A, TOKEN_REFUSED, False),
         (403, error(403, "PERMISSION_DENIED"), A, None, False),
         (403, error(403, "PERMISSION_DENIED", "SENDER_ID_MISMATCH"), R, "sender_id_mismatch", True),

@@ -414,10 +414,15 @@ def test_a_limit_says_when_to_come_back_in_seconds_or_as_a_date(value, seconds):
     assert (outcome.kind, outcome.retry_after_seconds) == (OutcomeKind.RATE_LIMITED, seconds)
 
 
-@pytest.mark.parametrize("status", [500, 503])
-def test_a_failure_that_says_when_to_come_back_took_nothing(status):
-    outcome = WEB_PUSH.interpret(answer(status, b"", {"retry-after": "30"}), NOW)
+def test_an_overload_that_says_when_to_come_back_took_nothing():
+    outcome = WEB_PUSH.interpret(answer(503, b"", {"retry-after": "30"}), NOW)
     assert (outcome.kind, outcome.retry_after_seconds) == (OutcomeKind.TRANSIENT, 30)
+
+
+@pytest.mark.parametrize("status", [500, 502, 504, 599])
+def test_a_failure_on_the_way_may_have_taken_it_whatever_it_says(status):
+    outcome = WEB_PUSH.interpret(answer(status, b"", {"retry-after": "30"}), NOW)
+    assert (outcome.kind, outcome.retry_after_seconds) == (OutcomeKind.UNKNOWN, 30)
 
 
 def test_the_messages_own_url_is_not_kept():
