@@ -3493,6 +3493,49 @@ CREATE FUNCTION store.shard_for(tenant_id integer, recipient_id text) RETURNS sm
     RETURN ((hashtextextended(recipient_id, (tenant_id)::bigint) & (63)::bigint))::smallint;
 
 --
+-- Name: take_slots(timestamp with time zone[], timestamp with time zone[], integer); Type: FUNCTION; Schema: store; Owner: -
+--
+
+CREATE FUNCTION store.take_slots(slots timestamp with time zone[], not_before timestamp with time zone[], per_hour integer) RETURNS timestamp with time zone[]
+    LANGUAGE plpgsql STABLE
+    AS $$
+DECLARE
+    hour CONSTANT interval := '1 hour';
+    ahead_max CONSTANT int := 100;  -- kept besides an hour's; only a loop that runs away takes more
+    held timestamptz[] := slots;
+    known timestamptz[];
+    taken timestamptz[] := '{}';
+    earliest timestamptz;
+    due timestamptz;
+BEGIN
+    IF cardinality(slots) > 1 THEN  -- sorting costs more than all the rest
+        held := ARRAY(SELECT s.at FROM unnest(slots) AS s(at) ORDER BY s.at);
+    END IF;
+    -- Of those an hour ago or longer, the last says where knowledge begins.
+    held := held[greatest(1, width_bucket(now() - hour, held), cardinality(held) - per_hour - ahead_max + 1) :];
+    known := held;
+    FOREACH earliest IN ARRAY not_before LOOP
+        due := greatest(now(), earliest, known[1] + hour);
+        FOR k IN 1 .. cardinality(known) - per_hour + 1 LOOP
+            EXIT WHEN known[k + per_hour - 1] - hour >= due;
+            IF due < known[k] + hour AND known[k + per_hour - 1] < known[k] + hour THEN
+                due := known[k] + hour;
+            END IF;
+        END LOOP;
+        known := known[: width_bucket(due, known)] || due || known[width_bucket(due, known) + 1 :];
+        taken := taken || due;
+    END LOOP;
+    RETURN held || taken;
+END
+$$;
+
+--
+-- Name: FUNCTION take_slots(slots timestamp with time zone[], not_before timestamp with time zone[], per_hour integer); Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON FUNCTION store.take_slots(slots timestamp with time zone[], not_before timestamp with time zone[], per_hour integer) IS 'These slots, of which the earliest that no longer matter are gone, and after them the new ones: for each moment the first free one that is not before it (NULL: not before now)';
+
+--
 -- Name: take_slots(timestamp with time zone[], integer, integer); Type: FUNCTION; Schema: store; Owner: -
 --
 
@@ -6929,7 +6972,7 @@ COMMENT ON COLUMN store.recipient_windows.per_hour IS 'The limit as intake last 
 -- Name: COLUMN recipient_windows.slots; Type: COMMENT; Schema: store; Owner: -
 --
 
-COMMENT ON COLUMN store.recipient_windows.slots IS 'In the order in which they were taken; no more than the limit is about';
+COMMENT ON COLUMN store.recipient_windows.slots IS 'The moments that count against the limit; what was taken last comes last. Of what was before the first nothing is known; -infinity: there was nothing';
 
 --
 -- Name: recipients; Type: TABLE; Schema: store; Owner: -
@@ -8593,6 +8636,12 @@ GRANT ALL ON FUNCTION store.refuse_change() TO landed_service;
 --
 
 GRANT ALL ON FUNCTION store.shard_for(tenant_id integer, recipient_id text) TO landed_service;
+
+--
+-- Name: FUNCTION take_slots(slots timestamp with time zone[], not_before timestamp with time zone[], per_hour integer); Type: ACL; Schema: store; Owner: -
+--
+
+GRANT ALL ON FUNCTION store.take_slots(slots timestamp with time zone[], not_before timestamp with time zone[], per_hour integer) TO landed_service;
 
 --
 -- Name: FUNCTION take_slots(slots timestamp with time zone[], n integer, per_hour integer); Type: ACL; Schema: store; Owner: -

@@ -37,3 +37,10 @@ async def until(condition: Callable[[], Awaitable[Any]], *, seconds: float = 60)
         while not (value := await condition()):  # noqa: ASYNC110 - the condition lies in the database
             await asyncio.sleep(0.01)
         return value
+
+
+async def waiting_for_a_lock(conn: AsyncConnection) -> list[dict[str, Any]]:
+    """The sessions of this database that do, as ``pid``. Others on the server wait for locks of their own."""
+    return await rows(
+        conn, "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )

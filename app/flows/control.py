@@ -49,6 +49,7 @@ class Control:
         self._tallies: dict[str, Tally] = {}
         self._failing = asyncio.Event()
         self._ready: dict[str, bool] = {}
+        self._changed: set[str] = set()  # whose credentials were replaced, and no breaker was told yet
 
     async def publish(self, lanes: Sequence[PublishedLane]) -> None:
         """What this worker's configuration says of lanes, providers, rates and what can be proven."""
@@ -114,6 +115,7 @@ class Control:
         events = await self._judge_providers()
         self._ready.update({event.name: False for event in events if event.event == "opened"})
         _tell(events)
+        await self._speed_up()
         _tell(await self._judge_load())
 
     async def _judge_providers(self) -> list[ControlEvent]:
@@ -145,10 +147,15 @@ class Control:
 
     async def _try_new_credentials(self) -> None:
         """Who was refused for its credentials need not cool off once they are changed (R-193)."""
-        changed = self._providers.changed()
-        if changed:
+        self._changed |= self._providers.changed()  # asked again it would not say so again: kept until the commit
+        if self._changed:
             async with self._db.transaction() as conn:
-                await store.try_at_once(conn, sorted(changed))
+                await store.try_at_once(conn, sorted(self._changed))
+            self._changed.clear()
+
+    async def _speed_up(self) -> None:
+        async with self._db.transaction() as conn:
+            await store.speed_up(conn, sorted(self._providers))
 
     async def _judge_load(self) -> list[ControlEvent]:
         shedding = self._settings.shedding
@@ -184,13 +191,14 @@ class Control:
             events += await self._mind_probe(conn, account, probe)
         if pause is not None:
             hits = [outcome for outcome in outcomes if outcome.kind == OutcomeKind.RATE_LIMITED]
+            breaks = account in self._breakable  # else one of many receivers said it: only that one must wait
             await store.limit(
                 conn,
                 account,
                 detail=hits[-1].detail,
-                seconds=pause if account in self._breakable else 0,  # one of many receivers: only its own must wait
+                seconds=pause if breaks else 0,
                 hits=len(hits),
-                factor_min=RATE_FACTOR_MIN,
+                factor_min=RATE_FACTOR_MIN if breaks else None,
             )
         refused = next((outcome for outcome in outcomes if _is_refusal(outcome)), None)
         if refused is not None and account in self._breakable:

@@ -58,7 +58,9 @@ DETAIL_CHARS_MAX = 500
 # What is locked to see whether it expired while no provider takes calls: the front of the queue, because looking
 # through a whole backlog at each poll would cost more the longer the outage.
 LOOK_AT_MAX = 50
-CROWDED_SECONDS = 0.25  # when all that is due goes to providers that have no room
+CROWDED_SECONDS = 0.25  # when all that is due goes to providers that have no room, or somebody else has it locked
+CROWDED_SECONDS_MAX = 30.0  # the most by which a delivery is put off because its provider has no room
+LEASE_SECONDS_MAX = 1.0  # how long slots are asked for: the calls to other providers of the batch go first
 SLOTS_LOOK_SECONDS = 0.05  # between two looks whether slots of a provider with a rate have come free
 
 
@@ -162,20 +164,21 @@ class Dispatcher:
         """Until the next row of this lane is due or a provider may be ready; at most the slow poll. A wake-up ends it
         sooner."""
         poll = self._sizes.poll_seconds
-        now = datetime.now(UTC)
         if self._waits_for_others:
             return min(poll, CROWDED_SECONDS)
         if self._states and not self._usable(self._states):
+            now = datetime.now(UTC)
             back = [state.ready_at for state in self._states if state.ready_at is not None and not state.shed]
             if not back:
                 return poll
             if min(back) > now:
                 return min(poll, max(0.01, (min(back) - now).total_seconds()))
         async with self._db.transaction() as conn:
-            due_at = await store.next_due(conn, lane=self.lane.name, region=self._settings.region)
-        if due_at is None:
+            due_in = await store.next_due(conn, lane=self.lane.name, region=self._settings.region)
+        if due_in is None:
             return poll
-        return min(poll, max(0.01, (due_at - now).total_seconds()))
+        # What is due and was not taken is locked by somebody, or may not be called: there is no hurry to look again.
+        return min(poll, max(0.01, due_in) if due_in > 0 else CROWDED_SECONDS)
 
     async def _pause(self, seconds: float) -> None:
         if self._stopping:
@@ -215,7 +218,8 @@ class Dispatcher:
                 due = [d for d in due if d.id not in put_off]
             probe = await self._take_probe(conn, due)
             chosen = self._choose(due, probe)
-            self._waits_for_others = bool(due) and not chosen and bool(self._usable(self._states))
+            crowded = await self._put_off_crowded(conn, due, chosen, limit)
+            self._waits_for_others = bool(due) and not chosen and not crowded and bool(self._usable(self._states))
             claimed = await self._open_attempts(conn, chosen)
             if probe is not None and all(c.provider != probe for c in claimed):  # its address was suppressed meanwhile
                 await control_store.free_probe(conn, probe, worker_id=self._worker_id)
@@ -227,7 +231,7 @@ class Dispatcher:
             for provider, deliveries in Counter(c.provider for c in claimed).items():
                 self._lines[provider].hold(deliveries)
             self._spawn(self._send_batch(claimed, found, began, probe))
-        return len(put_off) + len(chosen)
+        return len(put_off) + crowded + len(chosen)
 
     async def _take_probe(self, conn: Connection, due: Sequence[Due]) -> str | None:
         """The provider that one of these deliveries is to try, if one is due and nobody else tries it."""
@@ -251,6 +255,29 @@ class Dispatcher:
             taken = assign([d.tried or () for d in alive], offers)
             chosen += [(d, provider) for d, provider in zip(alive, taken, strict=True) if provider is not None]
         return chosen
+
+    async def _put_off_crowded(
+        self, conn: Connection, due: Sequence[Due], chosen: Sequence[tuple[Due, str | None]], limit: int
+    ) -> int:
+        """What one provider refused, and another has no room for, must not stand in the way of those behind it that the
+        first has room for: put off for as long as the other needs for so many. Answers how many were."""
+        if len(due) < limit * (1 - self._sizes.retry_share):
+            return 0  # nobody is behind them
+        taken = {d.id for d, _ in chosen}
+        usable = {state.provider for state in self._usable(self._states)}
+        roomy = {provider for provider in usable if self._lines[provider].room() > 0}
+        crowded = [
+            d
+            for d in due
+            if d.tried and d.id not in taken and usable.difference(d.tried) and roomy.intersection(d.tried)
+        ]
+        if crowded:
+            wanted = {provider for d in crowded for provider in usable.difference(d.tried or ())}
+            seconds = len(crowded) / sum(self._lines[provider].pace() for provider in wanted)
+            await store.put_off_crowded(
+                conn, crowded, over_seconds=min(max(seconds, CROWDED_SECONDS), CROWDED_SECONDS_MAX)
+            )
+        return len(crowded)
 
     async def _open_attempts(self, conn: Connection, chosen: Sequence[tuple[Due, str | None]]) -> list[Claimed]:
         if not chosen:
@@ -278,7 +305,7 @@ class Dispatcher:
                     if not lines:
                         break
                     room = {provider: line.room(self._since_states()) for provider, line in lines.items()}
-                    if any(room[provider] >= max(1, line.hands() // 4) for provider, line in lines.items()):
+                    if any(room[provider] >= line.claim_min() for provider, line in lines.items()):
                         return min(sum(room.values()), self._sizes.claim_max)
                     self._freed.clear()
                     with contextlib.suppress(TimeoutError):
@@ -317,7 +344,6 @@ class Dispatcher:
                 tries = claimed.provider == probe
                 if isinstance(rendered, Rendered):
                     by_line[claimed.provider].append(Job(claimed, rendered, found.of(claimed), began, probe=tries))
-            slots = await self._lease_slots({provider: len(jobs) for provider, jobs in by_line.items()})
         except Exception as error:  # whatever it was, nothing was sent: back to the queue, at no cost
             log.exception("render_failed", lane=self.lane.name, error=type(error).__name__)
             released = Outcome(
@@ -329,19 +355,24 @@ class Dispatcher:
         for claimed, rendered in zip(batch, results, strict=True):
             if not isinstance(rendered, Rendered):
                 self._finish(Finished(claimed, _render_failure(rendered), probe=claimed.provider == probe))
-        for provider, jobs in by_line.items():
-            self._lines[provider].send(jobs, slots.get(provider))
+        limited = {state.provider for state in self._states if state.rate is not None}
+        for provider in sorted(by_line, key=limited.__contains__):  # who has no rate waits for nobody's slots
+            jobs = by_line[provider]
+            slots = await self._lease_slots(provider, len(jobs), began) if provider in limited else None
+            self._lines[provider].send(jobs, slots)
 
-    async def _lease_slots(self, wanted: Mapping[str, int]) -> dict[str, Slots]:
-        """Slots for so many calls to each provider that has a rate: one round trip for a batch, none for the others."""
-        limited = [state.provider for state in self._states if state.rate is not None and state.provider in wanted]
-        leased = {}
-        for provider in limited:
-            async with self._db.transaction() as conn:
-                slots = await control_store.lease_slots(conn, provider, wanted[provider])
-            if slots is not None:
-                leased[provider] = slots
-        return leased
+    async def _lease_slots(self, provider: str, n: int, began: float) -> Slots | None:
+        """Slots for so many calls, as far as they come within the gate: one round trip for a batch. None when any time
+        will do, for a provider without a rate."""
+        left = began + self._settings.times.gate_seconds - time.monotonic()
+        # A tenth is for the way from the database's clock to the call: a slot at the very gate would be missed.
+        within = max(0.0, left * 0.9)
+        try:
+            async with asyncio.timeout(min(LEASE_SECONDS_MAX, within)), self._db.transaction() as conn:
+                return await control_store.lease_slots(conn, provider, n, within_seconds=within)
+        except Exception as error:  # whatever it was, there are no slots: all goes back to the queue, at no cost
+            log.warning("slots_not_leased", lane=self.lane.name, provider=provider, error=repr(error))
+            return Slots(first_in_seconds=0.0, step_seconds=0.0, n=0)
 
     async def _render(self, batch: Sequence[Claimed]) -> list[Rendered | TemplateRenderError]:
         wanted = {_template_key(claimed) for claimed in batch if claimed.template_version}
@@ -401,42 +432,46 @@ class Dispatcher:
         crash_point(Step.BEFORE_RECORD)
         now = datetime.now(UTC)
         decided = [(finished, self._decide(finished, now)) for finished in batch]
-        await self._write(decided)
+        await self._write(decided, now)
         if any(decision.failed_over for _, decision in decided):
             self.woken.set()  # another provider is asked at once, and not when this lane next looks
         crash_point(Step.AFTER_RECORD)
 
-    async def _write(self, decided: Sequence[tuple[Finished, Decision]]) -> None:
+    async def _write(self, decided: Sequence[tuple[Finished, Decision]], decided_at: datetime) -> None:
         """Keeps trying while the database is away; if this process ends first, the leases run out."""
         began = time.monotonic()
         while True:
             try:
-                return await self._record_once(decided)
+                return await self._record_once(decided, decided_at)
             except (psycopg.DataError, psycopg.IntegrityError) as error:
-                return await self._write_apart(decided, error)
+                return await self._write_apart(decided, decided_at, error)
             except (Unavailable, psycopg.Error) as error:
                 log.warning("record_failed", lane=self.lane.name, outcomes=len(decided), error=str(error))
                 if self._stopping and time.monotonic() - began > self._settings.times.commit_max_seconds:
                     return
                 await asyncio.sleep(DATABASE_RETRY_SECONDS)
 
-    async def _write_apart(self, decided: Sequence[tuple[Finished, Decision]], error: psycopg.Error) -> None:
+    async def _write_apart(
+        self, decided: Sequence[tuple[Finished, Decision]], decided_at: datetime, error: psycopg.Error
+    ) -> None:
         """One outcome that cannot be stored must not keep its neighbours: its own lease runs out, theirs do not."""
         if len(decided) == 1:
             log.error("outcome_not_storable", delivery_id=str(decided[0][0].claimed.id), error=str(error))
             return
         middle = len(decided) // 2
-        await self._write(decided[:middle])
-        await self._write(decided[middle:])
+        await self._write(decided[:middle], decided_at)
+        await self._write(decided[middle:], decided_at)
 
-    async def _record_once(self, decided: Sequence[tuple[Finished, Decision]]) -> None:
+    async def _record_once(self, decided: Sequence[tuple[Finished, Decision]], decided_at: datetime) -> None:
         items = [_item(f) for f, _ in decided if f.item is not None]
         by_provider: defaultdict[str, list[tuple[Finished, Decision]]] = defaultdict(list)
         for finished, decision in decided:
             by_provider[finished.claimed.provider].append((finished, decision))
         proven = False
         async with self._db.transaction() as conn:
-            await store.record_outcomes(conn, [_recorded(f, decision) for f, decision in decided])
+            await store.record_outcomes(
+                conn, [_recorded(f, decision) for f, decision in decided], decided_at=decided_at
+            )
             await inbox.add_items(conn, items)
             await targets.settle(
                 conn,

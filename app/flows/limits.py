@@ -1,7 +1,7 @@
 """limits: what is over one is due later, and nothing is dropped (R-152 to R-154, R-157 to R-159).
 
-A part of intake, in its transaction. A recipient has a sliding window of an hour on each channel, a template slots that
-come evenly. Both say from when on a delivery may be due, so what waits is a queued row with a due time and a reason.
+A part of intake, in its transaction. A template has slots that come evenly, a recipient a sliding window of an hour on
+each channel. Both say from when on a delivery may be due, so what waits is a queued row with a due time and a reason.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
-from typing import NamedTuple, TypeVar
+from datetime import UTC, datetime
+from typing import Final, NamedTuple, TypeVar
 
 from app.db import Connection
 from app.domain.models import DeliveryState
@@ -22,6 +22,8 @@ from app.store.limits import RecipientLimit, Slot, TemplateLimit
 
 Limit = RecipientLimit | TemplateLimit
 L = TypeVar("L", RecipientLimit, TemplateLimit)
+
+AT_ONCE: Final = datetime.min.replace(tzinfo=UTC)  # of what waits for nothing yet
 
 
 class _Use(NamedTuple):
@@ -40,23 +42,20 @@ async def spread(
     conn: Connection, notifications: Sequence[Accepted], plans: Sequence[Plan], limits: Limits
 ) -> Sequence[Plan]:
     """The same plans; what is too much for its recipient or of its template is due later, and its trace says why."""
-    waits: dict[_Use, _Wait] = {}
-    hits: Counter[tuple[int, str, str]] = Counter()
     of_recipients, of_templates = _counted(notifications, plans, limits)
-    for use, wait in [
-        *_matched(of_recipients, await store.take_recipient_slots(conn, _sizes(of_recipients))),
-        *_matched(of_templates, await store.take_template_slots(conn, _sizes(of_templates))),
-    ]:
-        hits[wait.limit.tenant_id, wait.limit.level, wait.limit.name] += 1
-        if use not in waits or wait.until > waits[use].until:
-            waits[use] = wait
+    # Templates first: an hour of a recipient counts what is due in it, so that must be known.
+    waits = await _wait_for_templates(conn, of_templates)
+    hits = Counter(_hit(wait) for wait in waits.values())
+    later = await _wait_for_recipients(conn, of_recipients, waits)
+    hits.update(_hit(wait) for wait in later.values())
+    waits |= later
     if not waits:
         return plans
     await store.count_hits(conn, hits)
-    later = list(plans)
+    spread_plans = list(plans)
     for use, wait in waits.items():
-        later[use.place] = _later(later[use.place], use.channel, wait)
-    return later
+        spread_plans[use.place] = _later(spread_plans[use.place], use.channel, wait)
+    return spread_plans
 
 
 def _counted(
@@ -82,8 +81,22 @@ def _counted(
     return of_recipients, of_templates
 
 
-def _sizes(counted: Mapping[L, Sequence[_Use]]) -> list[tuple[L, int]]:
-    return [(limit, len(uses)) for limit, uses in counted.items()]
+async def _wait_for_templates(conn: Connection, counted: Mapping[TemplateLimit, Sequence[_Use]]) -> dict[_Use, _Wait]:
+    """What must wait for a slot of its template."""
+    slots = await store.take_template_slots(conn, [(limit, len(uses)) for limit, uses in counted.items()])
+    return dict(_matched(counted, slots))
+
+
+async def _wait_for_recipients(
+    conn: Connection, counted: Mapping[RecipientLimit, Sequence[_Use]], earlier: Mapping[_Use, _Wait]
+) -> dict[_Use, _Wait]:
+    """What must wait for its recipient, and longer than it waits already."""
+    moments = {use: wait.until for use, wait in earlier.items()}
+    # What may be due sooner takes its slot sooner, and among equals what was accepted first.
+    in_order = {limit: sorted(uses, key=lambda use: moments.get(use, AT_ONCE)) for limit, uses in counted.items()}
+    wanted = [(limit, [moments.get(use) for use in uses]) for limit, uses in in_order.items()]
+    slots = await store.take_recipient_slots(conn, wanted)
+    return {use: wait for use, wait in _matched(in_order, slots) if wait.until > moments.get(use, AT_ONCE)}
 
 
 def _matched(counted: Mapping[L, Sequence[_Use]], slots: Sequence[Slot]) -> Iterator[tuple[_Use, _Wait]]:
@@ -91,6 +104,10 @@ def _matched(counted: Mapping[L, Sequence[_Use]], slots: Sequence[Slot]) -> Iter
     for slot in slots:
         limit = limits[slot.k]
         yield counted[limit][slot.i], _Wait(slot.until, limit)
+
+
+def _hit(wait: _Wait) -> tuple[int, str, str]:
+    return wait.limit.tenant_id, wait.limit.level, wait.limit.name
 
 
 def _later(plan: Plan, channel: str, wait: _Wait) -> Plan:

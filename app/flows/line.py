@@ -8,10 +8,10 @@ only in the slot that was leased for it (R-155).
 from __future__ import annotations
 
 import asyncio
-import itertools
+import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -46,6 +46,11 @@ SLOTS_AHEAD_SECONDS = 1.0  # how far ahead a lane may lease the slots of a provi
 NOT_A_TEST = Outcome(OutcomeKind.REJECTED, "this provider takes no message without delivering it", reason="test_mode")
 TOO_LATE = Outcome(OutcomeKind.RELEASED, "too late after its intent")
 NOT_NOW = Outcome(OutcomeKind.RELEASED, "its provider takes no calls just now")
+# So many wait for its slots that asking again at once would only be asking more often.
+NO_SLOT = Outcome(
+    OutcomeKind.RELEASED, "no slot of its provider's rate came in time", retry_after_seconds=SLOTS_AHEAD_SECONDS
+)
+STOPPING = Outcome(OutcomeKind.RELEASED, "shutting down")
 Spawn = Callable[[Coroutine[None, None, None]], None]
 
 
@@ -120,7 +125,7 @@ class Line:
         self._state: ProviderState | None = None
         self._ready: deque[Job] = deque()
         self._senders = 0
-        self._stopping = False
+        self._stopped = asyncio.Event()
 
     @property
     def provider(self) -> AnyProvider:
@@ -129,7 +134,7 @@ class Line:
 
     def stop(self) -> None:
         """What has not begun is released; what has goes on."""
-        self._stopping = True
+        self._stopped.set()
 
     # Room ---------------------------------------------------------------------------------------------------------
 
@@ -148,13 +153,29 @@ class Line:
 
     def hands(self) -> int:
         """How many deliveries to hold: enough to keep every line busy while the next claim is made, but no more than
-        can be called within half the gate at the pace the provider keeps, nor than it has slots for."""
+        can be called within half the gate at the pace the provider keeps, nor than have their slot ahead or their call
+        under way."""
         state = self._state
         part = state.share if state is not None and state.recovering else 1.0
         at_once = max(1, int(self._concurrency * part))
         paced = int(at_once * self._settings.times.gate_seconds / 2 / self._call_seconds)
         hands = max(at_once, min(int(self._in_hand_max * part), paced))
-        return hands if state is None or state.rate is None else min(hands, max(1, int(state.rate * self._slots_ahead)))
+        if state is None or state.rate is None:
+            return hands
+        return min(hands, max(1, int(state.rate * (self._slots_ahead + self._call_seconds))))
+
+    def claim_min(self) -> int:
+        """From how much room on a claim is worth its while: a fair part of all that one could be for."""
+        state = self._state
+        most = self.hands()
+        if state is not None and state.rate is not None:
+            most = min(most, int(state.rate * self._slots_ahead))
+        return max(1, most // 4)
+
+    def pace(self) -> float:
+        """How many calls a second it makes at most, as things stand."""
+        at_once = self._concurrency / self._call_seconds
+        return at_once if self._state is None or self._state.rate is None else min(at_once, self._state.rate)
 
     def _slots_free(self, age_seconds: float) -> int:
         """How many slots of its rate are not given away yet, as far ahead as this lane may lease them."""
@@ -174,16 +195,20 @@ class Line:
         self._in_hand -= 1
 
     def send(self, jobs: Sequence[Job], slots: Slots | None) -> None:
-        """Begins the calls, each in its slot where the provider has a rate."""
+        """Begins the calls, each in its slot where the provider has a rate; those without one are given back."""
         provider = self.provider
-        times = None if slots is None else _times(slots)
+        times = None if slots is None else iter(_times(slots))
         for job in jobs:
             if job.claimed.test_mode and not provider.capabilities.takes_tests:
                 self._finish(Finished(job.claimed, NOT_A_TEST, job.rendered.content_hash, probe=job.probe))
             elif provider.capabilities.transport == "local":
                 self._finish(_kept(job))
+            elif times is None:
+                self._ready.append(job)
+            elif (slot := next(times, None)) is not None:
+                self._ready.append(replace(job, slot=slot))
             else:
-                self._ready.append(job if times is None else replace(job, slot=next(times)))
+                self._finish(Finished(job.claimed, NO_SLOT, probe=job.probe))
         for _ in range(min(len(self._ready), self._concurrency - self._senders)):
             self._senders += 1
             self._spawn(self._send_while_ready())
@@ -224,15 +249,13 @@ class Line:
         claimed, provider = job.claimed, self.provider
         if job.target is None or job.target.refusal is not None:
             return targets.missing(claimed, job.target), None
-        early = job.slot - time.monotonic()
-        if early > 0 and not self._stopping:
-            await asyncio.sleep(early)
-        if self._stopping:
-            return Outcome(OutcomeKind.RELEASED, "shutting down"), None
-        if not job.probe and not self._control.is_ready(self.account):
-            return NOT_NOW, None  # it was claimed before its provider's breaker opened
-        if self._is_late(job):
-            return TOO_LATE, None
+        # Looked at before its slot and in it: nothing is slept through that ends in no call, least of all its lease.
+        while (why_not := self._why_not(job)) is None and (early := job.slot - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(early):
+                    await self._stopped.wait()
+        if why_not is not None:
+            return why_not, None
         loop = asyncio.get_running_loop()
         try:
             message = compose(
@@ -269,10 +292,18 @@ class Line:
             outcome = self._access.refused(self.account, token, outcome)
         return self._safe_to_repeat(outcome, provider), seconds
 
+    def _why_not(self, job: Job) -> Outcome | None:
+        """Why this call may not begin; None if it may, in its slot."""
+        if self._stopped.is_set():
+            return STOPPING
+        if not job.probe and not self._control.is_ready(self.account):
+            return NOT_NOW  # it was claimed before its provider's breaker opened
+        return TOO_LATE if self._is_late(job) else None
+
     def _is_late(self, job: Job) -> bool:
-        """Past the gate, or so far past its slot that it would crowd the slots of others."""
+        """Past the gate, now or when its slot comes; or so far past its slot that it would crowd those of others."""
         now = time.monotonic()
-        return now - job.began > self._settings.times.gate_seconds or (
+        return max(now, job.slot) - job.began > self._settings.times.gate_seconds or (
             job.slot > 0 and now - job.slot > SLOTS_AHEAD_SECONDS
         )
 
@@ -287,9 +318,10 @@ class Line:
         return outcome
 
 
-def _times(slots: Slots) -> Iterator[float]:
+def _times(slots: Slots) -> list[float]:
     """When each call may begin, by the monotonic clock."""
-    return itertools.count(time.monotonic() + slots.first_in_seconds, slots.step_seconds)
+    first = time.monotonic() + slots.first_in_seconds
+    return [first + n * slots.step_seconds for n in range(slots.n)]
 
 
 def _kept(job: Job) -> Finished:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,7 +27,7 @@ TAKE_PROBE, CLOSE_BREAKER, KEEP_OPEN, FREE_PROBE = (
 )
 TRY_AT_ONCE = _q["try_at_once"]
 TRIP, LIMIT, SLOW_DOWN = _q["trip"], _q["limit"], _q["slow_down"]
-LEASE_SLOTS = _q["lease_slots"]
+WAIT_FOR_NO_STANDBY, LEASE_SLOTS = _q["wait_for_no_standby"], _q["lease_slots"]
 REPORT_OUTCOMES, OPEN_FAILING, SHIFT_SHARES = _q["report_outcomes"], _q["open_failing"], _q["shift_shares"]
 SPEED_UP = _q["speed_up"]
 JUDGE_LOAD_TURN, JUDGE_LOAD = _q["judge_load_turn"], _q["judge_load"]
@@ -77,10 +78,11 @@ class ProviderState:
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """When leased calls may begin: the first in so many seconds, each other a step later."""
+    """When leased calls may begin: the first in so many seconds, each other a step later. n: how many there are."""
 
     first_in_seconds: float
     step_seconds: float
+    n: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,16 +185,24 @@ async def trip(conn: Connection, provider: str, *, detail: str, cool_off: float)
     return await _events(conn, TRIP, {"provider": provider, "detail": detail, "cool_off": cool_off})
 
 
-async def limit(conn: Connection, provider: str, *, detail: str, seconds: float, hits: int, factor_min: float) -> None:
+async def limit(
+    conn: Connection, provider: str, *, detail: str, seconds: float, hits: int, factor_min: float | None
+) -> None:
+    """Notes that it said to slow down. factor_min: what is left of its rate at least; None leaves the rate as it is."""
     async with conn.pipeline():
         await conn.execute(LIMIT, {"provider": provider, "detail": detail, "seconds": seconds, "hits": hits})
-        await conn.execute(SLOW_DOWN, {"provider": provider, "seconds": seconds, "factor_min": factor_min})
+        if factor_min is not None:
+            await conn.execute(SLOW_DOWN, {"provider": provider, "seconds": seconds, "factor_min": factor_min})
 
 
-async def lease_slots(conn: Connection, provider: str, n: int) -> Slots | None:
-    """The next ``n`` slots of a provider; None for one without a rate."""
-    async with conn.cursor(row_factory=args_row(Slots)) as cursor:
-        await cursor.execute(LEASE_SLOTS, {"provider": provider, "n": n})
+async def lease_slots(conn: Connection, provider: str, n: int, *, within_seconds: float = math.inf) -> Slots | None:
+    """The next ``n`` slots of a provider, or as many of them as come in time; None for one without a rate.
+
+    All workers want the one row, so its transaction waits for no standby. What is lost in a crash are slots, which are
+    let through twice, and no deliveries."""
+    async with conn.pipeline(), conn.cursor(row_factory=args_row(Slots)) as cursor:
+        await conn.execute(WAIT_FOR_NO_STANDBY)
+        await cursor.execute(LEASE_SLOTS, {"provider": provider, "n": n, "within": within_seconds})
         return await cursor.fetchone()
 
 
@@ -205,9 +215,13 @@ async def judge_providers(
 ) -> list[ControlEvent]:
     """Opens breakers and shifts shares by what was reported. Answers the steps taken."""
     opened = await _events(conn, OPEN_FAILING, {"breakable": list(breakable), **limits})
-    shifted = await _events(conn, SHIFT_SHARES, {"breakable": list(breakable), **limits})
-    await conn.execute(SPEED_UP, {"providers": list(providers)})
+    shifted = await _events(conn, SHIFT_SHARES, {"providers": list(providers), "breakable": list(breakable), **limits})
     return opened + shifted
+
+
+async def speed_up(conn: Connection, providers: Sequence[str]) -> None:
+    """Gives back some of its rate to who was quiet for a while. In a transaction that locks nothing else."""
+    await conn.execute(SPEED_UP, {"providers": list(providers)})
 
 
 async def judge_load(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +20,7 @@ from app.store.control import ProviderState
 _q = load("dispatch")
 SHARE_FENCE = _q["share_fence"]
 LOCK_DUE = _q["lock_due"]
-PUT_OFF_FAILING = _q["put_off_failing"]
+PUT_OFF_FAILING, PUT_OFF_CROWDED = _q["put_off_failing"], _q["put_off_crowded"]
 SHARE_ADDRESSES = _q["share_addresses"]
 OPEN_ATTEMPTS = _q["open_attempts"]
 LOCK_DELIVERIES = _q["lock_deliveries"]
@@ -134,7 +135,10 @@ async def lock_due(
     limit: int,
     retry_share: float,
 ) -> tuple[list[Due], list[ProviderState]]:
-    """Locks deliveries whose turn it is, and tells which of the lane's providers take calls."""
+    """Locks deliveries whose turn it is, and tells which of the lane's providers take calls.
+
+    retry_share: of the claim, at most while first attempts wait; of a claim of one row, so often."""
+    for_retries = int(limit * retry_share + random.random())  # noqa: S311 - rounds to whole rows, fair in the long run
     # Statements that need no answer from each other share a round trip: on a busy loop each trip costs a turn of it.
     async with (
         conn.pipeline(),
@@ -149,7 +153,7 @@ async def lock_due(
                 "lane": lane,
                 "region": region,
                 "claim_max": limit,
-                "first_max": max(1, limit - int(limit * retry_share)),
+                "first_max": limit - for_retries,
             },
         )
         return await due.fetchall(), await states.fetchall()
@@ -202,12 +206,31 @@ async def put_off_failing(conn: Connection, due: Sequence[Due]) -> set[UUID]:
     return {id_ for (id_,) in await cursor.fetchall()}
 
 
-async def record_outcomes(conn: Connection, records: Sequence[Recorded]) -> None:
+async def put_off_crowded(conn: Connection, due: Sequence[Due], *, over_seconds: float) -> None:
+    """These locked rows come back one after the other over so many seconds; nothing of them is spent."""
+    ids = [d.id for d in due]
+    await conn.execute(
+        PUT_OFF_CROWDED,
+        {
+            "shards": [d.shard for d in due],
+            "ids": ids,
+            "first": min(ids),
+            "last": max(ids),
+            "over_seconds": over_seconds,
+        },
+    )
+
+
+async def record_outcomes(conn: Connection, records: Sequence[Recorded], *, decided_at: datetime | None = None) -> None:
+    """decided_at: the moment, by this worker's clock, from which ``due_at`` counts: the database counts as long from
+    its own, by which claims go. Without it ``due_at`` stands as it is."""
     message_ids = [r.message_id for r in records if r.message_id]
     bounds = {"first": min(r.id for r in records), "last": max(r.id for r in records)}
     async with conn.pipeline():
         await conn.execute(LOCK_DELIVERIES, columns(records, shards="shard", ids="id") | bounds)
-        await conn.execute(RECORD_OUTCOMES, {"outcomes": _json.encode(records).decode()} | bounds)
+        await conn.execute(
+            RECORD_OUTCOMES, {"outcomes": _json.encode(records).decode(), "decided_at": decided_at} | bounds
+        )
         if message_ids:
             await conn.execute(UNPARK, {"message_ids": message_ids})
 
@@ -228,7 +251,8 @@ async def suppress_refused(conn: Connection, refused: Sequence[RefusedAddress]) 
     )
 
 
-async def next_due(conn: Connection, *, lane: str, region: str) -> datetime | None:
+async def next_due(conn: Connection, *, lane: str, region: str) -> float | None:
+    """In how many seconds this lane has something to do, by the database's clock; None when nothing waits."""
     cursor = await conn.execute(NEXT_DUE, {"lane": lane, "region": region})
     row = await cursor.fetchone()
     return None if row is None else row[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from psycopg.rows import args_row
@@ -76,22 +76,26 @@ class Slot(NamedTuple):
     until: datetime
 
 
-async def take_recipient_slots(conn: Connection, wanted: Sequence[tuple[RecipientLimit, int]]) -> list[Slot]:
-    """Takes so many slots of each limit; answers those that make a delivery wait."""
-    return await _take(conn, TAKE_RECIPIENT_SLOTS, wanted)
+async def take_recipient_slots(
+    conn: Connection, wanted: Sequence[tuple[RecipientLimit, Sequence[datetime | None]]]
+) -> list[Slot]:
+    """Takes slots of each limit, for each of its moments the first that is free from then on (None: from now on).
+
+    The moments of a limit come in order. Answers the slots that make a delivery wait.
+    """
+    rows = [limit._asdict() | {"k": k, "not_before": moments} for k, (limit, moments) in enumerate(wanted)]
+    return await _take(conn, TAKE_RECIPIENT_SLOTS, rows)
 
 
 async def take_template_slots(conn: Connection, wanted: Sequence[tuple[TemplateLimit, int]]) -> list[Slot]:
-    """The same for templates."""
-    return await _take(conn, TAKE_TEMPLATE_SLOTS, wanted)
-
-
-async def _take(
-    conn: Connection, statement: SQL, wanted: Sequence[tuple[RecipientLimit | TemplateLimit, int]]
-) -> list[Slot]:
-    if not wanted:
-        return []
+    """Takes so many slots of each limit; answers those that make a delivery wait."""
     rows = [limit._asdict() | {"k": k, "n": n} for k, (limit, n) in enumerate(wanted)]
+    return await _take(conn, TAKE_TEMPLATE_SLOTS, rows)
+
+
+async def _take(conn: Connection, statement: SQL, rows: Sequence[Mapping[str, Any]]) -> list[Slot]:
+    if not rows:
+        return []
     async with conn.cursor(row_factory=args_row(Slot)) as cursor:
         await cursor.execute(statement, {"wanted": _json.encode(rows).decode()})
         return await cursor.fetchall()

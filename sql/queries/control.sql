@@ -169,14 +169,38 @@ SET next_at = greatest(next_at, now() + make_interval(secs => %(seconds)s)),
     factor_changed_at = CASE WHEN factor_changed_at < now() - interval '5 seconds' THEN now() ELSE factor_changed_at END
 WHERE provider = %(provider)s;
 
+-- name: wait_for_no_standby
+-- For the transaction it is called in: what it commits may be lost with this server, and keeps nobody waiting.
+SELECT set_config('synchronous_commit', 'off', true);
+
 -- name: lease_slots
--- The next n moments at which a call to this provider may begin: the first in so many seconds, the others each a step later.
-UPDATE store.provider_rates r
-SET next_at = greatest(r.next_at, clock_timestamp()) + make_interval(secs => %(n)s / (r.per_second * r.factor))
-WHERE r.provider = %(provider)s
-RETURNING greatest(0, extract(epoch FROM r.next_at - clock_timestamp()) - %(n)s / (r.per_second * r.factor))::double precision
-              AS first_in_seconds,
-          (1 / (r.per_second * r.factor))::double precision AS step_seconds;
+-- The next moments at which a call to this provider may begin: the first in so many seconds, the others each a step later. As
+-- many as are asked for, but none further ahead than %(within)s seconds: those stay free for whoever comes in time for them.
+WITH locked AS MATERIALIZED (
+    SELECT r.provider, r.next_at, r.per_second * r.factor AS rate
+    FROM store.provider_rates r
+    WHERE r.provider = %(provider)s
+    FOR UPDATE
+), clock AS MATERIALIZED (
+    -- Read only now: the lock may have been waited for.
+    SELECT l.*, clock_timestamp() AS at FROM locked l
+), free AS MATERIALIZED (
+    SELECT c.provider, c.rate, greatest(c.next_at, c.at) AS first_at,
+           greatest(0, extract(epoch FROM c.next_at - c.at))::double precision AS first_in_seconds
+    FROM clock c
+), leased AS MATERIALIZED (
+    SELECT f.*,
+           greatest(0, least(%(n)s, floor((%(within)s::double precision - f.first_in_seconds) * f.rate) + 1))::int AS n
+    FROM free f
+), moved AS (
+    UPDATE store.provider_rates r
+    SET next_at = l.first_at + make_interval(secs => l.n / l.rate)
+    FROM leased l
+    WHERE r.provider = l.provider
+      AND l.n > 0
+)
+SELECT l.first_in_seconds, 1 / l.rate AS step_seconds, l.n
+FROM leased l;
 
 -- name: report_outcomes
 INSERT INTO store.provider_outcomes AS o
@@ -238,19 +262,22 @@ RETURNING name, event, detail;
 -- name: shift_shares
 -- A provider that is slow or fails often loses half its share, one that does neither for a while gets it back in steps.
 -- Between the two lies a band in which nothing changes, and after each step a time in which nothing does: no flapping.
+-- One with many receivers behind it (not breakable) loses nothing for theirs, but gets back what a person took from it.
 WITH recent AS (
-    SELECT s.provider, s.share, s.recovering, coalesce(sum(o.calls), 0) AS calls, coalesce(sum(o.failures), 0) AS failures,
-           coalesce(sum(o.slow), 0) AS slow
+    SELECT s.provider, s.share, s.recovering, s.provider = ANY(%(breakable)s::text[]) AS breakable,
+           coalesce(sum(o.calls), 0) AS calls, coalesce(sum(o.failures), 0) AS failures, coalesce(sum(o.slow), 0) AS slow
     FROM store.provider_states s
     LEFT JOIN store.provider_outcomes o ON o.provider = s.provider AND o.at >= greatest(s.share_changed_at, s.judge_from)
         AND o.at >= now() - make_interval(secs => %(window)s)
-    WHERE s.provider = ANY(%(breakable)s::text[])
+    WHERE s.provider = ANY(%(providers)s::text[])
       AND s.breaker = 'closed'
       AND s.share_changed_at <= now() - make_interval(secs => %(shift_seconds)s)
     GROUP BY s.provider
 ), judged AS (
     SELECT r.provider, r.calls, r.failures, r.slow, r.share AS before,
-           CASE WHEN r.calls >= %(calls_min)s
+           CASE WHEN NOT r.breakable
+                THEN least(1, r.share * 2)
+                WHEN r.calls >= %(calls_min)s
                      AND (r.failures >= r.calls * %(degraded_rate)s OR r.slow >= r.calls * %(slow_rate)s)
                 THEN greatest(%(share_min)s, r.share / 2)
                 WHEN r.failures <= r.calls * %(degraded_rate)s / 4 AND r.slow <= r.calls * %(slow_rate)s / 2
@@ -279,11 +306,20 @@ FROM shifted s
 RETURNING name, event, detail;
 
 -- name: speed_up
-UPDATE store.provider_rates
-SET factor = least(1, factor * 1.25), factor_changed_at = now()
-WHERE factor < 1
-  AND provider = ANY(%(providers)s::text[])
-  AND factor_changed_at < now() - interval '30 seconds';
+-- Whoever records outcomes may hold a rate and wait for the state of another provider, so this comes in a transaction that holds no
+-- state. A rate that is taken just now is sped up a second later.
+UPDATE store.provider_rates r
+SET factor = least(1, r.factor * 1.25), factor_changed_at = now()
+FROM (
+    SELECT p.provider
+    FROM store.provider_rates p
+    WHERE p.provider = ANY(%(providers)s::text[])
+      AND p.factor < 1
+      AND p.factor_changed_at < now() - interval '30 seconds'
+    ORDER BY p.provider
+    FOR UPDATE SKIP LOCKED
+) AS quiet
+WHERE r.provider = quiet.provider;
 
 -- name: judge_load_turn
 -- One worker judges for all, every so many seconds.

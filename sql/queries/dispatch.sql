@@ -9,8 +9,8 @@
 SELECT pg_advisory_xact_lock_shared(12, 0);
 
 -- name: lock_due
--- First attempts first: retries get their share of the claim and whatever first attempts leave, never more. In a region that
--- is not active nothing is taken up.
+-- First attempts first: retries get their share of the claim and whatever first attempts leave, never more. A claim of few rows
+-- is now and then all theirs, and then first attempts get what retries leave. In a region that is not active nothing is taken up.
 WITH here AS (
     SELECT EXISTS (SELECT FROM store.regions r WHERE r.name = %(region)s AND r.active) AS active
 ), first_attempts AS (
@@ -35,10 +35,21 @@ WITH here AS (
     ORDER BY d.due_at
     LIMIT (SELECT greatest(0, %(claim_max)s - count(*)) FROM first_attempts)
     FOR UPDATE SKIP LOCKED
+), left_by_retries AS (
+    SELECT d.shard, d.id, d.tenant_id, d.channel, d.address, d.expires_at, d.tried
+    FROM store.deliveries d
+    WHERE d.lane = %(lane)s
+      AND d.failures = 0
+      AND d.state = 'queued'
+      AND d.due_at <= now()
+      AND (SELECT active FROM here)
+    ORDER BY d.due_at
+    LIMIT (SELECT CASE WHEN %(first_max)s = 0 THEN greatest(0, %(claim_max)s - count(*)) ELSE 0 END FROM retries)
+    FOR UPDATE SKIP LOCKED
 )
 SELECT d.shard, d.id, store.address_bucket(d.tenant_id, d.channel, d.address) AS bucket, d.expires_at <= now() AS expired,
        d.tried
-FROM (SELECT * FROM first_attempts UNION ALL SELECT * FROM retries) AS d;
+FROM (SELECT * FROM first_attempts UNION ALL SELECT * FROM retries UNION ALL SELECT * FROM left_by_retries) AS d;
 
 -- name: put_off_failing
 -- An endpoint that fails holds up none of the others: what waits for it is put off at no cost, but for the one delivery that
@@ -66,21 +77,34 @@ WHERE d.shard = w.shard
   AND (w.paused_until > now() OR w.place > 1)
 RETURNING d.id;
 
+-- name: put_off_crowded
+-- Only a provider that is full may take these, and behind them waits what others have room for. They come back spread out, so
+-- that some are due whenever room comes free, and go on saying why they wait.
+UPDATE store.deliveries d
+SET due_at = least(now() + make_interval(secs => %(over_seconds)s * random()), d.expires_at), updated_at = now()
+FROM unnest(%(shards)s::smallint[], %(ids)s::uuid[]) AS due(shard, id)
+WHERE d.shard = due.shard
+  AND d.id = due.id
+  AND d.id BETWEEN %(first)s AND %(last)s;
+
 -- name: share_addresses
 -- An opt-out holds its address exclusively until it has committed. Ascending, as everyone takes them.
 SELECT pg_advisory_xact_lock_shared(11, bucket)
 FROM (SELECT DISTINCT bucket FROM unnest(%(buckets)s::int[]) AS bucket ORDER BY bucket) AS ordered;
 
 -- name: open_attempts
--- What may be sent gets its intent written; what expired or was suppressed meanwhile ends here, recorded.
+-- What may be sent gets its intent written; what expired or was suppressed meanwhile ends here, recorded. So does what was
+-- taken up so often that its attempts could soon be counted no further (a smallint): it would hold up its batch for ever.
 WITH fence AS (
     SELECT r.epoch
     FROM store.regions r
     WHERE r.name = %(region)s AND r.active
 ), judged AS MATERIALIZED (
     SELECT d.shard, d.id, d.tenant_id, d.notification_id, d.attempt_no, fence.epoch, due.provider,
-           CASE WHEN s.reason IS NOT NULL THEN 'suppressed' WHEN d.expires_at <= now() THEN 'expired' END AS ending,
-           coalesce('suppressed:' || s.reason, 'expired') AS ending_reason
+           CASE WHEN s.reason IS NOT NULL THEN 'suppressed' WHEN d.expires_at <= now() THEN 'expired'
+                WHEN d.attempt_no >= 32000 THEN 'dead' END AS ending,
+           CASE WHEN s.reason IS NOT NULL THEN 'suppressed:' || s.reason WHEN d.expires_at <= now() THEN 'expired'
+                ELSE 'retries_exhausted' END AS ending_reason
     FROM unnest(%(shards)s::smallint[], %(ids)s::uuid[], %(providers)s::text[]) AS due(shard, id, provider)
     JOIN store.deliveries d ON d.shard = due.shard AND d.id = due.id AND d.id BETWEEN %(first)s AND %(last)s
     CROSS JOIN fence
@@ -155,7 +179,9 @@ FOR UPDATE OF d;
 -- Compare-and-set throughout: a late answer can settle what was thought unknown, and can never undo what evidence has
 -- settled. An acceptance beside another one is kept as a duplicate, the alarm that must never sound.
 WITH outcome AS MATERIALIZED (
-    SELECT *
+    SELECT o.shard, o.id, o.no, o.tenant_id, o.notification_id, o.attempt_state, o.outcome, o.status_code, o.detail,
+           o.message_id, o.hash, o.state, o.reason, o.burns, o.facts, o.failed_over,
+           o.due_at + (now() - coalesce(%(decided_at)s::timestamptz, now())) AS due_at
     FROM json_to_recordset(%(outcomes)s::json)
          AS o(shard smallint, id uuid, no smallint, tenant_id int, notification_id uuid, attempt_state text, outcome text,
               status_code smallint, detail text, message_id text, hash text, state text, reason text,
@@ -195,7 +221,8 @@ WITH outcome AS MATERIALIZED (
         due_at = CASE WHEN o.due_at IS NOT NULL THEN least(o.due_at, greatest(d.expires_at, now())) END,
         lease_owner = NULL,
         failures = d.failures + o.burns::int,
-        tried = CASE WHEN o.failed_over IS NOT NULL THEN d.tried || o.failed_over END,
+        -- What was not even called is where it was: back with who refused it only by the ladder.
+        tried = CASE WHEN o.failed_over IS NOT NULL THEN d.tried || o.failed_over WHEN o.outcome = 'released' THEN d.tried END,
         sent_at = CASE WHEN o.state = 'sent' THEN now() ELSE d.sent_at END,
         ended_at = CASE WHEN o.due_at IS NULL THEN now() END,
         provider_message_id = coalesce(o.message_id, d.provider_message_id),
@@ -251,8 +278,8 @@ WHERE i.occurred_on = parked.occurred_on
   AND i.event_key = parked.event_key;
 
 -- name: next_due
--- When this lane next has something to do: a hint for how long to wait, bounded by the poll.
-SELECT min(soonest.due_at)
+-- In how many seconds this lane next has something to do: a hint for how long to wait, bounded by the poll.
+SELECT extract(epoch FROM min(soonest.due_at) - now())::double precision
 FROM (
     (SELECT d.due_at FROM store.deliveries d
      WHERE d.lane = %(lane)s AND d.failures = 0 AND d.state = 'queued' ORDER BY d.due_at LIMIT 1)

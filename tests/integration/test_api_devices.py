@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from app.store import devices
 from app.store.devices import Refusal
 from tests.factories import make_recipient
+from tests.looking import until, waiting_for_a_lock
 from tests.rest import running_api, wrong_fields
 
 REGISTER = "/api/v1/devices/register"
@@ -369,8 +370,7 @@ async def test_a_refusal_that_waited_for_a_registration_looks_again(rest, shop, 
     async with await psycopg.AsyncConnection.connect(rest.conn.info.dsn) as registering:
         await registering.execute("UPDATE store.devices SET token = %s WHERE id = %s", ["ff" * 32, device])
         retiring = asyncio.create_task(retire(db, refusal(tenant, device)))
-        while not await rest.rows("SELECT FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110 - it lies in the database
-            await asyncio.sleep(0.01)
+        await until(lambda: waiting_for_a_lock(rest.conn))
         await registering.commit()
     assert await retiring == set()
 

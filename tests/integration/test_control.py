@@ -195,6 +195,26 @@ async def test_who_refused_our_credentials_is_tried_as_soon_as_they_are_changed(
     assert (await provider(conn))["retry_at"] <= datetime.now(UTC)
 
 
+async def test_new_credentials_are_not_forgotten_while_the_database_is_away(dsn, conn, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("t" * 32)
+    smtp = {"adapter": "smtp", "host": "127.0.0.1", "security": "none", "bounce_domain": "bounces.example.com"}
+    settings = Settings(providers={"a": smtp | {"webhook_token_file": str(token)}}, routes={"email": ("a",)})
+    providers = ProviderSet(settings.providers)
+    await opened(conn, cool_off=1000, over=False)
+    async with Database(dsn, name="landed tests") as db:
+        control = Control(db, providers, settings, uuid4())
+        token.write_text("u" * 32)
+        os.utime(token, ns=(1, 1))
+        providers._looked_at -= 60
+        await conn.execute("ALTER TABLE store.provider_states RENAME TO away")
+        with pytest.raises(psycopg.Error):
+            await control.report()
+        await conn.execute("ALTER TABLE store.away RENAME TO provider_states")
+        await control.report()
+    assert (await provider(conn))["retry_at"] <= datetime.now(UTC)
+
+
 # -- shares ----------------------------------------------------------------------------------------------------
 
 
@@ -300,9 +320,44 @@ async def test_a_limit_that_a_provider_reports_pauses_it_and_slows_it_down_for_a
     assert a["hits"] == 4
     assert await steps(conn) == ["limited", "limited"]
     await conn.execute("UPDATE store.provider_rates SET factor_changed_at = now() - interval '1 minute'")
-    await judged(conn)
+    await store.speed_up(conn, ["a", "b"])
     [state] = await store.read_states(conn, ["a"], klass="transactional")
     assert state.rate == pytest.approx(100)
+
+
+async def test_who_judges_waits_for_no_rate_that_a_record_holds(dsn, conn):
+    """The record may wait for what was judged just now: each would wait for the other."""
+    for name in ("a", "b"):
+        await store.publish(conn, [], [PublishedProvider(name, "email", 100, True)])
+    await conn.execute("UPDATE store.provider_rates SET factor = 0.5, factor_changed_at = now() - interval '1 minute'")
+    await store.report_outcomes(conn, [Tally("b", calls=10, failures=10)])
+    async with Database(dsn, name="landed tests") as db, await psycopg.AsyncConnection.connect(dsn) as record:
+        control = make_control(db)
+        await store.limit(record, "a", detail="slow down", seconds=1, hits=1, factor_min=0.1)
+        async with asyncio.timeout(10):
+            await control.report()
+        assert (await provider(conn, "b"))["breaker"] == "open"
+        await store.limit(record, "b", detail="slow down", seconds=1, hits=1, factor_min=0.1)
+    factors = await rows(conn, "SELECT provider, factor FROM store.provider_rates ORDER BY provider")
+    assert [row["factor"] for row in factors] == [pytest.approx(0.4), pytest.approx(0.625)]
+
+
+async def test_one_of_many_receivers_slows_down_nobody_else(dsn, conn):
+    async with Database(dsn, name="landed tests") as db:
+        control = make_control(db)
+        await store.publish(conn, [], [PublishedProvider(name, "email", 100, True) for name in ("a", "chat")])
+        await conn.execute("UPDATE store.provider_rates SET factor_changed_at = now() - interval '1 minute'")
+        for account in ("a", "chat"):
+            async with db.transaction() as own:
+                await control.mind(own, account, [Outcome(K.RATE_LIMITED, "429")], probe=None, pause=5.0)
+    known = await rows(
+        conn, "SELECT provider, factor, next_at > now() AS later FROM store.provider_rates ORDER BY provider"
+    )
+    assert [(row["provider"], row["factor"], row["later"]) for row in known] == [
+        ("a", pytest.approx(0.8), True),
+        ("chat", 1, False),
+    ]
+    assert (await provider(conn, "chat"))["hits"] == 1
 
 
 # -- load shedding ---------------------------------------------------------------------------------------------
@@ -468,6 +523,26 @@ async def test_one_of_many_receivers_opens_no_breaker(dsn, conn):
     assert [e["name"] for e in await rows(conn, "SELECT name FROM store.control_events WHERE event = 'opened'")] == [
         "a"
     ]
+
+
+async def test_who_has_many_receivers_comes_back_in_steps_whatever_becomes_of_their_calls(dsn, conn):
+    async with Database(dsn, name="landed tests") as db:
+        control = make_control(db)
+        await control.publish([PublishedLane("chat.alert.default", "chat", "alert", [{"provider": "chat"}])])
+        await conn.execute("SELECT landed.drain_provider('chat', 'ticket 4711')")
+        await conn.execute("SELECT landed.restore_provider('chat', 'ticket 4711')")
+        shares = []
+        while (await provider(conn, "chat"))["recovering"] and len(shares) < 9:
+            await aged(conn)
+            for _ in range(50):
+                control.count("chat", Outcome(K.TRANSIENT, "", 503), 60.0)
+            await control.report()
+            shares.append((await provider(conn, "chat"))["share"])
+        assert shares == [0.2, 0.4, 0.8, 1]
+        await aged(conn)
+        control.count("chat", Outcome(K.TRANSIENT, "", 503), 60.0)
+        await control.report()
+    assert (await provider(conn, "chat"))["share"] == 1, "and loses nothing for them"
 
 
 async def test_who_opens_a_breaker_knows_at_once(dsn, conn):

@@ -20,7 +20,7 @@ from pytest_httpserver import HTTPServer
 from app.db import Database
 from app.domain.models import Evidence, EvidenceKind, NotificationClass, Outcome, OutcomeKind
 from app.flows.apply import apply
-from app.flows.dispatch import Dispatcher, Finished, Lane, _recorded
+from app.flows.dispatch import CROWDED_SECONDS, Dispatcher, Finished, Lane, _recorded
 from app.providers.transport import Transport
 from app.rendering.pool import RenderPool
 from app.settings import Settings
@@ -30,7 +30,7 @@ from app.store.dispatch import Claimed
 from tests import lanes, looking
 from tests.factories import make_delivery, make_notification, make_template, make_tenant
 from tests.lanes import make_dispatcher
-from tests.looking import row, rows
+from tests.looking import row, rows, waiting_for_a_lock
 from tests.sandbox_process import SandboxProcess
 
 K = OutcomeKind
@@ -151,6 +151,41 @@ async def test_retries_never_starve_first_attempts_and_fill_what_they_leave(seed
     assert [one.failures for one in taken] == [1] * 8
 
 
+async def claimed_singly(worker: psycopg.AsyncConnection, claims: int) -> set[int]:
+    """The failures of what claims of one row took; each is undone."""
+    taken = set()
+    for _ in range(claims):
+        _, [one] = await claim(worker, limit=1)
+        taken.add(one.failures)
+        await worker.rollback()
+    return taken
+
+
+async def test_small_claims_starve_neither_retries_nor_first_attempts(seed, worker):
+    tenant = await make_tenant(seed)
+    first = await make_delivery(seed, tenant_id=tenant.id)
+    retry = await make_delivery(seed, tenant_id=tenant.id, failures=1, reason="retry")
+    assert await claimed_singly(worker, 80) == {0, 1}, "a quarter of them; all alike once in a thousand million times"
+    await seed.execute("UPDATE store.deliveries SET due_at = now() + interval '1 hour' WHERE id = %s", (retry.id,))
+    assert await claimed_singly(worker, 20) == {0}, "none comes back empty"
+    await seed.execute("UPDATE store.deliveries SET due_at = now() WHERE id = %s", (retry.id,))
+    await seed.execute("UPDATE store.deliveries SET due_at = now() + interval '1 hour' WHERE id = %s", (first.id,))
+    assert await claimed_singly(worker, 20) == {1}
+
+
+async def test_what_was_taken_up_too_often_to_count_ends_and_holds_up_nobody(seed, worker):
+    tenant = await make_tenant(seed)
+    long_ago = datetime.now(UTC) - timedelta(hours=1)
+    poison = await make_delivery(seed, tenant_id=tenant.id, attempt_no=32767, reason="released", due_at=long_ago)
+    neighbour = await make_delivery(seed, tenant_id=tenant.id)
+    taken, [one] = await claim(worker)
+    await worker.commit()
+    assert (taken, one.id) == (2, neighbour.id)
+    after = await delivery_row(seed, poison)
+    assert (after["state"], after["reason"], after["due_at"]) == ("dead", "retries_exhausted", None)
+    assert await kinds(seed, poison) == ["dead"]
+
+
 async def test_what_expired_while_it_waited_ends_by_name_and_is_not_sent(seed, worker):
     past = datetime.now(UTC) - timedelta(seconds=1)
     delivery = await make_delivery(seed, expires_at=past)
@@ -260,6 +295,13 @@ async def test_what_is_not_the_messages_fault_burns_no_budget(seed, worker, deci
     await record(worker, decider, (await claimed(worker), Outcome(kind, "not now")))
     after = await delivery_row(seed, delivery)
     assert (after["state"], after["reason"], after["failures"]) == ("queued", str(kind), 4)
+
+
+@pytest.mark.parametrize(("kind", "tried"), [(K.RELEASED, ["first"]), (K.RATE_LIMITED, None)])
+async def test_what_is_given_back_uncalled_does_not_forget_who_refused_it(seed, worker, decider, kind, tried):
+    delivery = await make_delivery(seed, tried=["first"], reason="failover")
+    await record(worker, decider, (await claimed(worker), Outcome(kind, "not now")))
+    assert (await delivery_row(seed, delivery))["tried"] == tried
 
 
 # A worker that was away for longer than its lease, and what it knows when it comes back.
@@ -495,7 +537,7 @@ async def test_a_claim_under_way_when_the_last_call_is_over_is_given_back_too(ds
         await recipient.execute(lock, (tenant.id,))  # as an opt-out holds it: the claim waits
         claimed = await make_delivery(seed, address="slow@example.com", **given)
         dispatcher.woken.set()
-        await until(lambda: rows(seed, "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+        await until(lambda: waiting_for_a_lock(seed))
         dispatcher.stop()
         await ended(seed, calling, "ambiguous")
         await recipient.rollback()
@@ -566,6 +608,107 @@ async def test_calls_keep_to_the_rate_of_their_provider(dsn, seed, sandbox):
     ended_at = await row(seed, "SELECT max(closed_at) AS last FROM store.attempts")
     # All of them took the slots they needed; a slow machine takes longer.
     assert (ended_at["last"] - began[0]).total_seconds() >= (deliveries - 1) / rate - 0.5
+
+
+async def test_a_limit_between_claim_and_lease_gives_the_claimed_back_and_moves_no_slot(dsn, seed, sandbox):
+    await control.publish(seed, [], [control.PublishedProvider("mailgun", "email", 20, True)])
+    delivery = await make_delivery(seed, sender="Shop <shop@example.com>")
+    async with await connect(dsn) as migration, working(dsn, mail_settings(sandbox.url)):
+        await migration.execute("LOCK TABLE store.templates")  # rendering waits, so no slot is leased yet
+        await ended(seed, delivery, "sending")
+        await control.limit(seed, "mailgun", detail="slow down", seconds=3600, hits=1, factor_min=0.1)
+        limited = await row(seed, "SELECT next_at FROM store.provider_rates")
+        await migration.rollback()
+        after = await ended(seed, delivery, "queued")
+    assert (after["reason"], after["failures"]) == ("released", 0)
+    assert await row(seed, "SELECT next_at FROM store.provider_rates") == limited
+    assert calls(sandbox, delivery) == 0
+
+
+async def test_who_cannot_lease_a_slot_in_time_is_given_back_and_sent_later(dsn, seed, sandbox):
+    await control.publish(seed, [], [control.PublishedProvider("mailgun", "email", 20, True)])
+    delivery = await make_delivery(seed, sender="Shop <shop@example.com>")
+    async with await connect(dsn) as stuck, working(dsn, mail_settings(sandbox.url)):
+        await stuck.execute("SELECT FROM store.provider_rates FOR UPDATE")
+        await until(lambda: kinds(seed, delivery))
+        assert set(await kinds(seed, delivery)) == {"attempt_released"}
+        await stuck.rollback()
+        assert (await ended(seed, delivery, "sent"))["failures"] == 0
+    assert calls(sandbox, delivery) == 1
+
+
+async def test_what_waits_for_a_crowded_provider_holds_up_nobody_and_is_sent_when_there_is_room(dsn, seed, sandbox):
+    """As many as a claim takes were refused by the first provider, and the second has no slot for an hour."""
+    account = mail_settings(sandbox.url).providers["mailgun"]
+    both = Settings(
+        providers={"first": account, "second": account}, routes={"email": ("first", "second")}, worker={"claim_max": 5}
+    )
+    await control.publish(seed, [], [control.PublishedProvider("second", "email", 10, True)])
+    await seed.execute("UPDATE store.provider_rates SET next_at = now() + interval '1 hour'")
+    tenant = await make_tenant(seed)
+    given = {"tenant_id": tenant.id, "sender": "Shop <shop@example.com>"}
+    long_ago = datetime.now(UTC) - timedelta(minutes=1)
+    refused = [
+        await make_delivery(seed, tried=["first"], reason="failover", due_at=long_ago, **given) for _ in range(5)
+    ]
+    behind = await make_delivery(seed, **given)
+    async with working(dsn, both):
+        assert (await ended(seed, behind, "sent"))["provider"] == "first"
+        for delivery in refused:
+            after = await delivery_row(seed, delivery)
+            assert (after["state"], after["reason"], after["attempt_no"]) == ("queued", "failover", 0)
+        await seed.execute("UPDATE store.provider_rates SET next_at = now()")
+        for delivery in refused:
+            assert (await ended(seed, delivery, "sent"))["provider"] == "second"
+
+
+# -- clocks --------------------------------------------------------------------------------------------------
+
+
+def worker_clock(monkeypatch: pytest.MonkeyPatch, ahead: timedelta) -> None:
+    class Shifted(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime.now(tz) + ahead
+
+    monkeypatch.setattr("app.flows.dispatch.datetime", Shifted)
+
+
+async def test_who_finds_what_is_due_locked_looks_again_after_a_while(dsn, seed):
+    await make_delivery(seed)
+    async with await connect(dsn) as other, Database(dsn, name="landed tests") as db:
+        await other.execute("SELECT FROM store.deliveries FOR UPDATE")
+        dispatcher = recorder(db)
+        assert await dispatcher._claim_and_start() == 0
+        assert await dispatcher._idle_seconds() == CROWDED_SECONDS
+
+
+@pytest.mark.parametrize("ahead", [timedelta(hours=-2), timedelta(0), timedelta(hours=2)])
+async def test_how_long_a_lane_rests_is_measured_by_the_databases_clock(dsn, seed, monkeypatch, ahead):
+    worker_clock(monkeypatch, ahead)
+    await make_delivery(seed, due_at=datetime.now(UTC) + timedelta(minutes=10))
+    async with Database(dsn, name="landed tests") as db:
+        dispatcher = recorder(db)
+        assert await dispatcher._claim_and_start() == 0
+        assert await dispatcher._idle_seconds() == dispatcher._sizes.poll_seconds
+        await seed.execute("UPDATE store.deliveries SET due_at = now()")
+        assert await dispatcher._idle_seconds() == CROWDED_SECONDS
+
+
+@pytest.mark.parametrize("ahead", [timedelta(hours=-2), timedelta(0), timedelta(hours=2)])
+async def test_a_retry_waits_for_its_rung_whatever_the_workers_clock_says(dsn, seed, worker, monkeypatch, ahead):
+    worker_clock(monkeypatch, ahead)
+    delivery = await make_delivery(seed, expires_at=datetime.now(UTC) + timedelta(hours=12))
+    one = await claimed(worker)
+    async with Database(dsn, name="landed tests") as db:
+        dispatcher = recorder(db)
+        await dispatcher._record([Finished(one, REFUSED_CONNECTION, b"hash")])
+        policy = dispatcher._lines["mailgun"].policy
+    after = await delivery_row(seed, delivery)
+    rung = timedelta(seconds=policy.ladder[0])
+    assert rung <= after["due_at"] - after["updated_at"] <= rung * (1 + policy.jitter)
+    told = await row(seed, "SELECT (data ->> 'due_at')::timestamptz AS due_at FROM store.events")
+    assert told == {"due_at": after["due_at"]}
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,10 @@ async def notes(conn: psycopg.AsyncConnection) -> list[str]:
     return [note for (note,) in await cursor.fetchall()]
 
 
+# A session of this database that waits for a lock; others on the server wait for locks of their own.
+LOCKED_OUT = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
 async def until(conn: psycopg.AsyncConnection, statement: str) -> Any:
     """The first row the statement finds."""
     async with asyncio.timeout(PATIENCE_SECONDS):
@@ -117,7 +121,7 @@ async def test_an_error_that_was_swallowed_is_no_success(db, other):
 async def test_cancelling_the_caller_does_not_cancel_the_commit(db, other, write):
     await other.execute("SELECT pg_advisory_lock(%s)", (HELD,))
     writing = asyncio.create_task(write(db, "slow"))
-    await until(other, "SELECT 1 FROM pg_locks WHERE NOT granted")
+    await until(other, LOCKED_OUT)
     writing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await writing
@@ -140,7 +144,7 @@ async def test_a_commit_that_takes_too_long_is_not_called_a_success_and_may_yet_
 async def test_a_server_that_dies_during_the_commit_leaves_no_success(db, other, write):
     await other.execute("SELECT pg_advisory_lock(%s)", (HELD,))
     writing = asyncio.create_task(write(db, "slow"))
-    [pid] = await until(other, "SELECT pid FROM pg_locks WHERE NOT granted")
+    [pid] = await until(other, LOCKED_OUT)
     await other.execute("SELECT pg_terminate_backend(%s)", (pid,))
     with pytest.raises(Unavailable):
         await writing

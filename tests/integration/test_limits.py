@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +15,8 @@ from app.db import Database
 from app.flows.intake import intake
 from app.flows.upkeep import upkeep
 from app.settings import Settings
+from app.store import limits as store
+from app.store.limits import RecipientLimit
 from tests.factories import make_category, make_notification, make_recipient, make_template, make_tenant
 from tests.looking import row, rows, view
 from tests.shop import MAIL_SETTINGS
@@ -106,7 +109,107 @@ async def test_no_hour_holds_more_than_the_limit_wherever_it_begins(db, seed, an
     due = await ann.due()
     assert all(later - sooner >= HOUR for sooner, later in zip(due, due[3:], strict=False))
     assert any(later - sooner < HOUR for sooner, later in zip(due, due[2:], strict=False))
-    assert (await row(seed, "SELECT max(cardinality(slots)) AS kept FROM store.recipient_windows"))["kept"] <= 4
+
+
+class Moments:
+    """The moments of one person's deliveries, as they are taken while time goes by."""
+
+    def __init__(self, db: Database, seed: psycopg.AsyncConnection, tenant_id: int, *, per_hour: int) -> None:
+        self._db, self._seed, self._per_hour = db, seed, per_hour
+        self._limit = RecipientLimit(0, tenant_id, "ann", "email", "", per_hour)
+        self.taken: list[datetime] = []
+
+    async def take(self, *minutes: int) -> tuple[list[datetime], list[datetime]]:
+        """What was got for deliveries that may be due in so many minutes, and what each should get."""
+        async with self._db.transaction() as conn:
+            now = (await row(conn, "SELECT now() AS at"))["at"]
+            moments = [now + timedelta(minutes=m) if m else None for m in sorted(minutes)]
+            waits = {s.i: s.until for s in await store.take_recipient_slots(conn, [(self._limit, moments)])}
+        got, expected = [], []
+        for i, moment in enumerate(moments):
+            got.append(waits.get(i, now))
+            expected.append(self._first_free(moment or now))
+            self.taken.append(got[-1])
+        return got, expected
+
+    def _first_free(self, start: datetime) -> datetime:
+        ends = sorted(at + HOUR for at in self.taken)
+        return next(
+            at for at in (start, *ends) if at >= start and no_hour_holds_more([*self.taken, at], self._per_hour)
+        )
+
+    async def pass_by(self, minutes: int) -> None:
+        passed = timedelta(minutes=minutes)
+        await self._seed.execute(
+            "UPDATE store.recipient_windows SET slots = ARRAY(SELECT s - %s FROM unnest(slots) AS s)", (passed,)
+        )
+        self.taken = [at - passed for at in self.taken]
+
+
+def no_hour_holds_more(due: Sequence[datetime], per_hour: int) -> bool:
+    due = sorted(due)
+    return all(later - sooner >= HOUR for sooner, later in zip(due, due[per_hour:], strict=False))
+
+
+@pytest.mark.parametrize("per_hour", [1, 3, 20])
+async def test_each_gets_the_first_moment_that_it_may_have_even_before_others_that_lie_ahead(
+    db, seed, ann, per_hour: int
+):
+    chance = random.Random(per_hour)
+    moments = Moments(db, seed, ann._given["tenant_id"], per_hour=per_hour)
+    for _ in range(40):
+        count = chance.randint(1, 2 * per_hour)
+        got, expected = await moments.take(*(chance.choice([0, 0, 10, 45, 100, 170, 300]) for _ in range(count)))
+        assert got == expected
+        await moments.pass_by(chance.randint(0, 100))
+    assert no_hour_holds_more(moments.taken, per_hour)
+    assert (await row(seed, "SELECT cardinality(slots) AS kept FROM store.recipient_windows"))["kept"] < 200
+
+
+async def test_a_loop_that_runs_away_fills_hours_and_no_disk(db, seed, ann):
+    moments = Moments(db, seed, ann._given["tenant_id"], per_hour=3)
+    for count in (150, 150, 1):
+        await moments.take(*[0] * count)
+    assert no_hour_holds_more(moments.taken, 3)
+    assert max(moments.taken) - min(moments.taken) == 100 * HOUR, "and none of them for nothing"
+    assert (await row(seed, "SELECT cardinality(slots) AS kept FROM store.recipient_windows"))["kept"] == 104
+
+
+async def test_what_waits_for_its_template_counts_in_the_hour_in_which_it_is_due(db, seed, ann):
+    tenant_id = ann._given["tenant_id"]
+    await make_template(seed, tenant_id=tenant_id, template_id="campaign")
+    await seed.execute(
+        "INSERT INTO store.template_rates VALUES (%s, 'campaign', 'promotional', now() + interval '150 minutes')",
+        (tenant_id,),
+    )
+    far = datetime.now(UTC) + timedelta(days=2)
+    await ann.is_sent(3, template_id="campaign", expires_at=far, **{"class": "promotional"})
+    await ann.is_sent(1)
+    await plan_all(db, settings(per_hour=3, promotional=1))
+    assert [d["reason"] for d in await ann.deliveries()] == [None] + ["template_limit"] * 3, "the urgent one at once"
+    assert {hit["level"] for hit in await view(seed, "rate_limit_hits")} == {"template"}
+    passed = timedelta(minutes=149)
+    await seed.execute("UPDATE store.deliveries SET due_at = due_at - %s", (passed,))
+    await seed.execute(
+        "UPDATE store.recipient_windows SET slots = ARRAY(SELECT s - %s FROM unnest(slots) AS s)", (passed,)
+    )
+    await ann.is_sent(3, expires_at=far)
+    await plan_all(db, settings(per_hour=3, promotional=1))
+    assert [d["reason"] for d in await ann.deliveries()] == [None] + ["template_limit"] * 3 + ["recipient_limit"] * 3
+    assert no_hour_holds_more(await ann.due(), 3)
+
+
+async def test_nothing_new_comes_within_an_hour_of_what_is_no_longer_known(db, seed, ann):
+    """The previous release kept as many slots as its limit was about: before the first there were others."""
+    tenant_id = ann._given["tenant_id"]
+    await seed.execute(
+        "INSERT INTO store.recipient_windows VALUES (0, %s, 'ann', 'email', '', 3,"
+        " ARRAY[now() + interval '10 minutes', now() + interval '50 minutes', now() + interval '55 minutes'])",
+        (tenant_id,),
+    )
+    first = (await row(seed, "SELECT slots[1] AS at FROM store.recipient_windows"))["at"]
+    [got], _ = await Moments(db, seed, tenant_id, per_hour=3).take(0)
+    assert got == first + HOUR
 
 
 async def test_workers_that_plan_for_one_person_at_the_same_time_keep_to_one_limit(db, seed, ann):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import signal
 import socket
@@ -45,10 +46,18 @@ def is_listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def two_free_ports() -> int:
+    """The first of two neighbours, as the sandbox takes them, below those that outgoing connections may take."""
+    while True:
+        port = random.randrange(15_000, 32_000)
+        if not is_listening(port) and not is_listening(port + 1):
+            return port
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(2 * UP_SECONDS)
 def test_an_empty_directory_becomes_a_demo_that_is_proven_and_leaves_nothing_running(landed: Landed):
-    port, sandbox_port = free_port(), free_port()
+    port, sandbox_port = free_port(), two_free_ports()
     ports = ("--port", str(port), "--sandbox-port", str(sandbox_port))
     log, var = landed.home / "up.log", landed.home / "var"
 
@@ -110,7 +119,7 @@ def child(family: psutil.Process, name: str) -> psutil.Process | None:
 @pytest.mark.slow
 def test_a_stop_in_the_middle_of_the_start_leaves_nothing_running(landed: Landed):
     log = landed.home / "up.log"
-    starting = landed.start("up", "--port", str(free_port()), "--sandbox-port", str(free_port()), output=log)
+    starting = landed.start("up", "--port", str(free_port()), "--sandbox-port", str(two_free_ports()), output=log)
     data = landed.home / "var" / "postgres"
     wait_until(lambda: starting.poll() is not None or data.exists(), what="PostgreSQL's start")
     starting.send_signal(signal.SIGTERM)

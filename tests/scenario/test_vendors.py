@@ -19,6 +19,8 @@ from tests.system import System
 
 pytestmark = pytest.mark.slow
 
+# These vendors are given failures enough, one test after another, to open their breaker: it is tried again soon.
+BREAKERS = {"LANDED_BREAKERS__COOL_OFF_SECONDS": "1", "LANDED_BREAKERS__COOL_OFF_MAX_SECONDS": "2"}
 _areas = itertools.count(random.randrange(601, 900))
 
 
@@ -28,7 +30,8 @@ def system(
 ) -> Iterator[System]:
     vendor = request.param
     name = f"vendor_{vendor}_{uuid4().hex[:8]}"
-    with System(cluster.create(name, template=TEMPLATE), tmp_path_factory.mktemp("system"), vendor=vendor) as system:
+    directory = tmp_path_factory.mktemp("system")
+    with System(cluster.create(name, template=TEMPLATE), directory, vendor=vendor, environment=BREAKERS) as system:
         yield system
         assert system.stuck() == []
     cluster.drop(name)
