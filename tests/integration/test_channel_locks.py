@@ -209,8 +209,8 @@ class World:
             finished = [self._finished(chance, c) for c in claimed if c.attempt_no]
             chance.shuffle(finished)
             if finished:
-                decided = [(f, dispatcher._decide(f, datetime.now(UTC))) for f in finished]
-                await dispatcher._record_once(decided)
+                now = datetime.now(UTC)
+                await dispatcher._record_once([(f, dispatcher._decide(f, now)) for f in finished], now)
 
         return record
 
