@@ -116,7 +116,10 @@ def test_numbers_are_masked_and_names_are_not():
     assert sms.masked("Acme") == "Acme"
 
 
-@pytest.mark.parametrize("number", ["+14155550101", "14155550101", "+1 (415) 555-0101", "+49 151/123-45678"])
+@pytest.mark.parametrize(
+    "number",
+    ["+14155550101", "14155550101", "+1 (415) 555-0101", "+49 151/123-45678", "+1\u00a0415\u2011555\u20110123"],
+)
 def test_words_for_operators_name_no_number(number):
     assert sms.without_numbers(f"The 'To' number {number} is not valid.") == "The 'To' number <number> is not valid."
 
