@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -177,41 +178,44 @@ async def test_only_what_speaks_against_the_account_trips_its_breaker(dsn, conn)
     assert (a["breaker"], a["reason"], a["detail"]) == ("open", "unauthorized", "bad key")
 
 
-async def test_who_refused_our_credentials_is_tried_as_soon_as_they_are_changed(dsn, conn, tmp_path):
-    token = tmp_path / "token"
-    token.write_text("t" * 32)
-    smtp = {"adapter": "smtp", "host": "127.0.0.1", "security": "none", "bounce_domain": "bounces.example.com"}
-    settings = Settings(providers={"a": smtp | {"webhook_token_file": str(token)}}, routes={"email": ("a",)})
-    providers = ProviderSet(settings.providers)
+class Rotating:
+    """Account a, with a secret in a file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        file.write_text("t" * 32)
+        smtp = {"adapter": "smtp", "host": "127.0.0.1", "security": "none", "bounce_domain": "bounces.example.com"}
+        self.settings = Settings(providers={"a": smtp | {"webhook_token_file": str(file)}}, routes={"email": ("a",)})
+        self.providers = ProviderSet(self.settings.providers)
+
+    def rotate(self) -> None:
+        """Another secret, to be seen at the next look."""
+        self._file.write_text("u" * 32)
+        os.utime(self._file, ns=(1, 1))  # a clock may be too coarse to tell
+        self.providers._looked_at -= 60
+
+
+async def test_who_refused_our_credentials_is_tried_as_soon_as_they_are_changed(db, conn, tmp_path):
+    account = Rotating(tmp_path / "token")
     await opened(conn, cool_off=1000, over=False)
-    async with Database(dsn, name="landed tests") as db:
-        control = Control(db, providers, settings, uuid4())
-        await control.report()
-        assert (await provider(conn))["retry_at"] > datetime.now(UTC)
-        token.write_text("u" * 32)
-        os.utime(token, ns=(1, 1))  # a clock may be too coarse to tell
-        providers._looked_at -= 60
-        await control.report()
+    control = Control(db, account.providers, account.settings, uuid4())
+    await control.report()
+    assert (await provider(conn))["retry_at"] > datetime.now(UTC)
+    account.rotate()
+    await control.report()
     assert (await provider(conn))["retry_at"] <= datetime.now(UTC)
 
 
-async def test_new_credentials_are_not_forgotten_while_the_database_is_away(dsn, conn, tmp_path):
-    token = tmp_path / "token"
-    token.write_text("t" * 32)
-    smtp = {"adapter": "smtp", "host": "127.0.0.1", "security": "none", "bounce_domain": "bounces.example.com"}
-    settings = Settings(providers={"a": smtp | {"webhook_token_file": str(token)}}, routes={"email": ("a",)})
-    providers = ProviderSet(settings.providers)
+async def test_new_credentials_are_not_forgotten_while_the_database_is_away(db, conn, tmp_path):
+    account = Rotating(tmp_path / "token")
     await opened(conn, cool_off=1000, over=False)
-    async with Database(dsn, name="landed tests") as db:
-        control = Control(db, providers, settings, uuid4())
-        token.write_text("u" * 32)
-        os.utime(token, ns=(1, 1))
-        providers._looked_at -= 60
-        await conn.execute("ALTER TABLE store.provider_states RENAME TO away")
-        with pytest.raises(psycopg.Error):
-            await control.report()
-        await conn.execute("ALTER TABLE store.away RENAME TO provider_states")
+    control = Control(db, account.providers, account.settings, uuid4())
+    account.rotate()
+    await conn.execute("ALTER TABLE store.provider_states RENAME TO away")
+    with pytest.raises(psycopg.Error):
         await control.report()
+    await conn.execute("ALTER TABLE store.away RENAME TO provider_states")
+    await control.report()
     assert (await provider(conn))["retry_at"] <= datetime.now(UTC)
 
 
