@@ -147,6 +147,158 @@ END;
 COMMENT ON FUNCTION landed._audit(action text, tenant_id integer, target text, reason text, data jsonb) IS 'Records who did what to what, and why';
 
 --
+-- Name: shard_of(uuid); Type: FUNCTION; Schema: store; Owner: -
+--
+
+CREATE FUNCTION store.shard_of(id uuid) RETURNS smallint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN (get_byte(uuid_send(id), 15))::smallint;
+
+--
+-- Name: attempts; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.attempts (
+    shard smallint NOT NULL,
+    delivery_id uuid NOT NULL,
+    no smallint NOT NULL,
+    tenant_id integer NOT NULL,
+    epoch bigint NOT NULL,
+    region text NOT NULL,
+    provider text NOT NULL,
+    worker_id uuid NOT NULL,
+    state text DEFAULT 'open'::text NOT NULL,
+    outcome text,
+    status_code smallint,
+    detail text,
+    provider_message_id text,
+    content_hash bytea,
+    opened_at timestamp with time zone DEFAULT now() NOT NULL,
+    closed_at timestamp with time zone,
+    facts jsonb,
+    CONSTRAINT attempts_classified CHECK (((state = 'open'::text) = (outcome IS NULL))),
+    CONSTRAINT attempts_no_check CHECK ((no > 0)),
+    CONSTRAINT attempts_settled CHECK (((state = ANY (ARRAY['open'::text, 'ambiguous'::text])) = (closed_at IS NULL))),
+    CONSTRAINT attempts_state_check CHECK ((state = ANY (ARRAY['open'::text, 'ambiguous'::text, 'accepted'::text, 'refused'::text, 'not_sent'::text, 'unanswered'::text, 'duplicate'::text])))
+)
+PARTITION BY RANGE (delivery_id);
+
+--
+-- Name: TABLE attempts; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON TABLE store.attempts IS 'One row per provider call, committed before the call (I1)';
+
+--
+-- Name: COLUMN attempts.state; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.attempts.state IS 'open: may be under way. ambiguous: its outcome is unknown. accepted: the provider has it. refused: the provider said no. not_sent: shown never to have been accepted. unanswered: nobody could tell, and another was allowed, because the receiver drops copies by their id or the category is sent at least once. duplicate: accepted although another attempt was: the alarm that must never sound';
+
+--
+-- Name: COLUMN attempts.facts; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.attempts.facts IS 'What this call was: encoding and segments of a text message';
+
+--
+-- Name: deliveries; Type: TABLE; Schema: store; Owner: -
+--
+
+CREATE TABLE store.deliveries (
+    shard smallint NOT NULL,
+    id uuid NOT NULL,
+    notification_id uuid NOT NULL,
+    tenant_id integer NOT NULL,
+    recipient_id text NOT NULL,
+    category text NOT NULL,
+    class text NOT NULL,
+    channel text NOT NULL,
+    lane text NOT NULL,
+    address text NOT NULL,
+    sender text,
+    reply_to text,
+    template_id text NOT NULL,
+    template_version integer NOT NULL,
+    state text NOT NULL,
+    reason text,
+    due_at timestamp with time zone,
+    lease_owner uuid,
+    attempt_no smallint DEFAULT 0 NOT NULL,
+    failures smallint DEFAULT 0 NOT NULL,
+    lookups smallint DEFAULT 0 NOT NULL,
+    provider text,
+    provider_message_id text,
+    evidence_id uuid,
+    replay_of uuid,
+    expires_at timestamp with time zone NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    sent_at timestamp with time zone,
+    delivered_at timestamp with time zone,
+    bounced_at timestamp with time zone,
+    opened_at timestamp with time zone,
+    clicked_at timestamp with time zone,
+    complained_at timestamp with time zone,
+    unsubscribed_at timestamp with time zone,
+    ended_at timestamp with time zone,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    country text,
+    tried text[],
+    CONSTRAINT deliveries_ambiguous_attempted CHECK (((state <> ALL (ARRAY['sending'::text, 'sent'::text, 'ambiguous'::text])) OR (attempt_no > 0))),
+    CONSTRAINT deliveries_check CHECK ((shard = store.shard_of(id))),
+    CONSTRAINT deliveries_end_named CHECK ((((state = ANY (ARRAY['queued'::text, 'sending'::text, 'sent'::text, 'ambiguous'::text])) = (ended_at IS NULL)) AND ((ended_at IS NULL) OR (reason IS NOT NULL)))),
+    CONSTRAINT deliveries_leased CHECK (((state = 'sending'::text) = (lease_owner IS NOT NULL))),
+    CONSTRAINT deliveries_never_dropped CHECK (((state = ANY (ARRAY['queued'::text, 'sending'::text, 'sent'::text, 'ambiguous'::text])) = (due_at IS NOT NULL))),
+    CONSTRAINT deliveries_proven CHECK (((state <> 'delivered'::text) OR ((evidence_id IS NOT NULL) AND (delivered_at IS NOT NULL)))),
+    CONSTRAINT deliveries_state_check CHECK ((state = ANY (ARRAY['queued'::text, 'sending'::text, 'sent'::text, 'ambiguous'::text, 'delivered'::text, 'bounced'::text, 'failed'::text, 'unconfirmed'::text, 'suppressed'::text, 'cancelled'::text, 'expired'::text, 'dead'::text])))
+)
+PARTITION BY RANGE (id);
+
+--
+-- Name: COLUMN deliveries.lane; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.deliveries.lane IS 'channel.class.route: the unit of isolation';
+
+--
+-- Name: COLUMN deliveries.due_at; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.deliveries.due_at IS 'When something must next be done to this row: send it, reclaim its lease, look it up, resolve it';
+
+--
+-- Name: COLUMN deliveries.failures; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.deliveries.failures IS 'Retry budget spent; rate limits, outages of ours and releases cost nothing (R-092)';
+
+--
+-- Name: COLUMN deliveries.country; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.deliveries.country IS 'ISO 3166-1 of a phone number, where its numbering plan tells; NULL for every other address';
+
+--
+-- Name: COLUMN deliveries.tried; Type: COMMENT; Schema: store; Owner: -
+--
+
+COMMENT ON COLUMN store.deliveries.tried IS 'The providers that refused it since it last waited: the others of its route are asked first (R-164)';
+
+--
+-- Name: _cancelled_when(store.deliveries); Type: FUNCTION; Schema: landed; Owner: -
+--
+
+CREATE FUNCTION landed._cancelled_when(d store.deliveries) RETURNS text
+    LANGUAGE sql STABLE
+    RETURN CASE WHEN (EXISTS (SELECT FROM store.attempts a WHERE ((a.shard = (_cancelled_when.d).shard) AND (a.delivery_id = (_cancelled_when.d).id) AND (a.state = 'unanswered'::text)))) THEN 'cancelled before it was sent again; an attempt before got no answer, and may have arrived'::text ELSE 'cancelled before it was sent'::text END;
+
+--
+-- Name: FUNCTION _cancelled_when(d store.deliveries); Type: COMMENT; Schema: landed; Owner: -
+--
+
+COMMENT ON FUNCTION landed._cancelled_when(d store.deliveries) IS 'What is known of a delivery that was cancelled in time, or was not quite';
+
+--
 -- Name: categories; Type: TABLE; Schema: store; Owner: -
 --
 
@@ -595,14 +747,6 @@ CREATE FUNCTION store.fingerprint(request jsonb) RETURNS bytea
     RETURN sha256(convert_to((request)::text, 'UTF8'::name));
 
 --
--- Name: shard_of(uuid); Type: FUNCTION; Schema: store; Owner: -
---
-
-CREATE FUNCTION store.shard_of(id uuid) RETURNS smallint
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN (get_byte(uuid_send(id), 15))::smallint;
-
---
 -- Name: idempotency_keys; Type: TABLE; Schema: store; Owner: -
 --
 
@@ -692,89 +836,6 @@ COMMENT ON FUNCTION landed._earlier_verdict(tenant_id integer, key text, request
 CREATE FUNCTION store.uuid_v7() RETURNS uuid
     LANGUAGE sql PARALLEL SAFE
     AS $$SELECT uuidv7()$$;
-
---
--- Name: deliveries; Type: TABLE; Schema: store; Owner: -
---
-
-CREATE TABLE store.deliveries (
-    shard smallint NOT NULL,
-    id uuid NOT NULL,
-    notification_id uuid NOT NULL,
-    tenant_id integer NOT NULL,
-    recipient_id text NOT NULL,
-    category text NOT NULL,
-    class text NOT NULL,
-    channel text NOT NULL,
-    lane text NOT NULL,
-    address text NOT NULL,
-    sender text,
-    reply_to text,
-    template_id text NOT NULL,
-    template_version integer NOT NULL,
-    state text NOT NULL,
-    reason text,
-    due_at timestamp with time zone,
-    lease_owner uuid,
-    attempt_no smallint DEFAULT 0 NOT NULL,
-    failures smallint DEFAULT 0 NOT NULL,
-    lookups smallint DEFAULT 0 NOT NULL,
-    provider text,
-    provider_message_id text,
-    evidence_id uuid,
-    replay_of uuid,
-    expires_at timestamp with time zone NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    sent_at timestamp with time zone,
-    delivered_at timestamp with time zone,
-    bounced_at timestamp with time zone,
-    opened_at timestamp with time zone,
-    clicked_at timestamp with time zone,
-    complained_at timestamp with time zone,
-    unsubscribed_at timestamp with time zone,
-    ended_at timestamp with time zone,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    country text,
-    tried text[],
-    CONSTRAINT deliveries_ambiguous_attempted CHECK (((state <> ALL (ARRAY['sending'::text, 'sent'::text, 'ambiguous'::text])) OR (attempt_no > 0))),
-    CONSTRAINT deliveries_check CHECK ((shard = store.shard_of(id))),
-    CONSTRAINT deliveries_end_named CHECK ((((state = ANY (ARRAY['queued'::text, 'sending'::text, 'sent'::text, 'ambiguous'::text])) = (ended_at IS NULL)) AND ((ended_at IS NULL) OR (reason IS NOT NULL)))),
-    CONSTRAINT deliveries_leased CHECK (((state = 'sending'::text) = (lease_owner IS NOT NULL))),
-    CONSTRAINT deliveries_never_dropped CHECK (((state = ANY (ARRAY['queued'::text, 'sending'::text, 'sent'::text, 'ambiguous'::text])) = (due_at IS NOT NULL))),
-    CONSTRAINT deliveries_proven CHECK (((state <> 'delivered'::text) OR ((evidence_id IS NOT NULL) AND (delivered_at IS NOT NULL)))),
-    CONSTRAINT deliveries_state_check CHECK ((state = ANY (ARRAY['queued'::text, 'sending'::text, 'sent'::text, 'ambiguous'::text, 'delivered'::text, 'bounced'::text, 'failed'::text, 'unconfirmed'::text, 'suppressed'::text, 'cancelled'::text, 'expired'::text, 'dead'::text])))
-)
-PARTITION BY RANGE (id);
-
---
--- Name: COLUMN deliveries.lane; Type: COMMENT; Schema: store; Owner: -
---
-
-COMMENT ON COLUMN store.deliveries.lane IS 'channel.class.route: the unit of isolation';
-
---
--- Name: COLUMN deliveries.due_at; Type: COMMENT; Schema: store; Owner: -
---
-
-COMMENT ON COLUMN store.deliveries.due_at IS 'When something must next be done to this row: send it, reclaim its lease, look it up, resolve it';
-
---
--- Name: COLUMN deliveries.failures; Type: COMMENT; Schema: store; Owner: -
---
-
-COMMENT ON COLUMN store.deliveries.failures IS 'Retry budget spent; rate limits, outages of ours and releases cost nothing (R-092)';
-
---
--- Name: COLUMN deliveries.country; Type: COMMENT; Schema: store; Owner: -
---
-
-COMMENT ON COLUMN store.deliveries.country IS 'ISO 3166-1 of a phone number, where its numbering plan tells; NULL for every other address';
-
---
--- Name: COLUMN deliveries.tried; Type: COMMENT; Schema: store; Owner: -
---
-
-COMMENT ON COLUMN store.deliveries.tried IS 'The providers that refused it since it last waited: the others of its route are asked first (R-164)';
 
 --
 -- Name: endpoints; Type: TABLE; Schema: store; Owner: -
@@ -1020,7 +1081,10 @@ DECLARE
     suppressed_for text;
     twin uuid;
 BEGIN
-    SELECT count(*), coalesce(bool_or(a.state NOT IN ('refused', 'not_sent')), false) INTO recorded, may_be_sent
+    -- What got no answer from a merchant may have arrived, and is known there by its id (decision 13).
+    SELECT count(*), coalesce(bool_or(a.state NOT IN ('refused', 'not_sent')
+                                      AND (a.state, d.channel) <> ('unanswered', 'webhook')), false)
+    INTO recorded, may_be_sent
     FROM store.attempts a
     WHERE a.shard = d.shard AND a.delivery_id = d.id;
     SELECT s.reason INTO suppressed_for
@@ -1044,7 +1108,7 @@ BEGIN
          format('the address is suppressed (%s); landed.unsuppress first', suppressed_for)),
         (4, d.address = '', 'refused_no_address', 'it has no address; send a new notification'),
         (5, d.state IN ('dead', 'expired') AND NOT may_be_sent AND recorded = d.attempt_no, 'would_requeue',
-         'no attempt was accepted: it starts over with a fresh budget'),
+         'nothing says that an attempt was accepted: it starts over with a fresh budget'),
         (6, force, 'would_send_again', 'forced: goes out as a new delivery, whatever became of the old one'),
         (7, d.delivered_at IS NOT NULL, 'refused_proven_delivered', format('it was delivered at %s', d.delivered_at)),
         (8, may_be_sent OR recorded <> d.attempt_no, 'refused_cannot_prove_not_sent',
@@ -1239,53 +1303,6 @@ CREATE FUNCTION landed._request(recipient_id text, category text, template_id te
 --
 
 COMMENT ON FUNCTION landed._request(recipient_id text, category text, template_id text, template_version integer, channels text[], variables jsonb, send_at timestamp with time zone, expires_at timestamp with time zone) IS 'A request as it is kept and compared';
-
---
--- Name: attempts; Type: TABLE; Schema: store; Owner: -
---
-
-CREATE TABLE store.attempts (
-    shard smallint NOT NULL,
-    delivery_id uuid NOT NULL,
-    no smallint NOT NULL,
-    tenant_id integer NOT NULL,
-    epoch bigint NOT NULL,
-    region text NOT NULL,
-    provider text NOT NULL,
-    worker_id uuid NOT NULL,
-    state text DEFAULT 'open'::text NOT NULL,
-    outcome text,
-    status_code smallint,
-    detail text,
-    provider_message_id text,
-    content_hash bytea,
-    opened_at timestamp with time zone DEFAULT now() NOT NULL,
-    closed_at timestamp with time zone,
-    facts jsonb,
-    CONSTRAINT attempts_classified CHECK (((state = 'open'::text) = (outcome IS NULL))),
-    CONSTRAINT attempts_no_check CHECK ((no > 0)),
-    CONSTRAINT attempts_settled CHECK (((state = ANY (ARRAY['open'::text, 'ambiguous'::text])) = (closed_at IS NULL))),
-    CONSTRAINT attempts_state_check CHECK ((state = ANY (ARRAY['open'::text, 'ambiguous'::text, 'accepted'::text, 'refused'::text, 'not_sent'::text, 'duplicate'::text])))
-)
-PARTITION BY RANGE (delivery_id);
-
---
--- Name: TABLE attempts; Type: COMMENT; Schema: store; Owner: -
---
-
-COMMENT ON TABLE store.attempts IS 'One row per provider call, committed before the call (I1)';
-
---
--- Name: COLUMN attempts.state; Type: COMMENT; Schema: store; Owner: -
---
-
-COMMENT ON COLUMN store.attempts.state IS 'open: may be under way. ambiguous: its outcome is unknown. accepted: the provider has it. refused: the provider said no. not_sent: shown never to have been accepted. duplicate: accepted although another attempt was: the alarm that must never sound';
-
---
--- Name: COLUMN attempts.facts; Type: COMMENT; Schema: store; Owner: -
---
-
-COMMENT ON COLUMN store.attempts.facts IS 'What this call was: encoding and segments of a text message';
 
 --
 -- Name: _resolve_not_sent(store.deliveries, store.attempts); Type: FUNCTION; Schema: landed; Owner: -
@@ -1820,7 +1837,7 @@ BEGIN
     LOOP
         PERFORM landed._tell(d.shard, d.tenant_id, n.id, d.id, 'cancelled', why);
         done := done || d.id;
-        RETURN QUERY SELECT d.id, d.channel, d.state, true, 'cancelled before it was sent';
+        RETURN QUERY SELECT d.id, d.channel, d.state, true, landed._cancelled_when(d);
     END LOOP;
 
     RETURN QUERY
@@ -3803,7 +3820,7 @@ COMMENT ON COLUMN reporting.attempts.provider IS 'The provider account that was 
 -- Name: COLUMN attempts.state; Type: COMMENT; Schema: reporting; Owner: -
 --
 
-COMMENT ON COLUMN reporting.attempts.state IS 'open: may be under way. ambiguous: outcome unknown. accepted. refused. not_sent: shown never to have been accepted. duplicate: accepted beside another accepted one, which must never happen';
+COMMENT ON COLUMN reporting.attempts.state IS 'open: may be under way. ambiguous: outcome unknown. accepted. refused. not_sent: shown never to have been accepted. unanswered: nobody could tell, and a copy does no harm or is what its category asks for, so another was allowed. duplicate: accepted beside another accepted one, which must never happen';
 
 --
 -- Name: COLUMN attempts.outcome; Type: COMMENT; Schema: reporting; Owner: -
@@ -6289,7 +6306,7 @@ COMMENT ON COLUMN reporting.timeline.attempt_no IS 'The attempt it is about, if 
 -- Name: COLUMN timeline.kind; Type: COMMENT; Schema: reporting; Owner: -
 --
 
-COMMENT ON COLUMN reporting.timeline.kind IS 'accepted, planned, attempt_opened; attempt_ and the outcome; provider_ and what the provider said; lease_expired, resolved_found, resolved_not_sent, confirmation_overdue, unconfirmed, suppressed, expired, cancelled, held, released_hold, replayed';
+COMMENT ON COLUMN reporting.timeline.kind IS 'accepted, planned, attempt_opened; attempt_ and the outcome; provider_ and what the provider said; lease_expired, resolved_found, resolved_not_sent, resolved_repeatable, confirmation_overdue, unconfirmed, suppressed, expired, cancelled, held, released_hold, replayed';
 
 --
 -- Name: COLUMN timeline.source; Type: COMMENT; Schema: reporting; Owner: -
@@ -8027,6 +8044,31 @@ REVOKE ALL ON FUNCTION landed._audit(action text, tenant_id integer, target text
 GRANT ALL ON FUNCTION landed._audit(action text, tenant_id integer, target text, reason text, data jsonb) TO landed_service;
 
 --
+-- Name: FUNCTION shard_of(id uuid); Type: ACL; Schema: store; Owner: -
+--
+
+GRANT ALL ON FUNCTION store.shard_of(id uuid) TO landed_service;
+
+--
+-- Name: TABLE attempts; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.attempts TO landed_service;
+
+--
+-- Name: TABLE deliveries; Type: ACL; Schema: store; Owner: -
+--
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.deliveries TO landed_service;
+
+--
+-- Name: FUNCTION _cancelled_when(d store.deliveries); Type: ACL; Schema: landed; Owner: -
+--
+
+REVOKE ALL ON FUNCTION landed._cancelled_when(d store.deliveries) FROM PUBLIC;
+GRANT ALL ON FUNCTION landed._cancelled_when(d store.deliveries) TO landed_service;
+
+--
 -- Name: TABLE categories; Type: ACL; Schema: store; Owner: -
 --
 
@@ -8123,12 +8165,6 @@ GRANT ALL ON FUNCTION landed._differing_paths(was jsonb, became jsonb, path text
 GRANT ALL ON FUNCTION store.fingerprint(request jsonb) TO landed_service;
 
 --
--- Name: FUNCTION shard_of(id uuid); Type: ACL; Schema: store; Owner: -
---
-
-GRANT ALL ON FUNCTION store.shard_of(id uuid) TO landed_service;
-
---
 -- Name: TABLE idempotency_keys; Type: ACL; Schema: store; Owner: -
 --
 
@@ -8152,12 +8188,6 @@ GRANT ALL ON FUNCTION landed._earlier_verdict(tenant_id integer, key text, reque
 --
 
 GRANT ALL ON FUNCTION store.uuid_v7() TO landed_service;
-
---
--- Name: TABLE deliveries; Type: ACL; Schema: store; Owner: -
---
-
-GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.deliveries TO landed_service;
 
 --
 -- Name: TABLE endpoints; Type: ACL; Schema: store; Owner: -
@@ -8262,12 +8292,6 @@ GRANT ALL ON FUNCTION landed._replay_one(d store.deliveries, verdict text, reaso
 
 REVOKE ALL ON FUNCTION landed._request(recipient_id text, category text, template_id text, template_version integer, channels text[], variables jsonb, send_at timestamp with time zone, expires_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION landed._request(recipient_id text, category text, template_id text, template_version integer, channels text[], variables jsonb, send_at timestamp with time zone, expires_at timestamp with time zone) TO landed_service;
-
---
--- Name: TABLE attempts; Type: ACL; Schema: store; Owner: -
---
-
-GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE store.attempts TO landed_service;
 
 --
 -- Name: FUNCTION _resolve_not_sent(d store.deliveries, a store.attempts); Type: ACL; Schema: landed; Owner: -

@@ -65,8 +65,7 @@ def decide(
     def wait(seconds: float, reason: str, *, burns: bool = False, pause: float | None = None) -> Decision:
         # Never past expiry: then the row is due when it expires, and its end is recorded in time.
         due = min(now + timedelta(seconds=seconds * (1 + policy.jitter * jitter)), max(expires_at, now))
-        attempt_state = "not_sent" if outcome.kind in NEVER_LEFT and outcome.status_code is None else "refused"
-        return Decision(DeliveryState.QUEUED, attempt_state, reason, due, burns, pause)
+        return Decision(DeliveryState.QUEUED, _closed_as(outcome), reason, due, burns, pause)
 
     match outcome.kind:
         case OutcomeKind.ACCEPTED:
@@ -86,8 +85,7 @@ def decide(
             at_least = _clamp(outcome.retry_after_seconds or 0.0, policy)
             return wait(max(policy.ladder[failures], at_least), "retry", burns=True)
         case OutcomeKind.TRANSIENT:
-            state = "not_sent" if outcome.status_code is None else "refused"
-            return Decision(DeliveryState.DEAD, state, "retries_exhausted", None, burns=True)
+            return Decision(DeliveryState.DEAD, _closed_as(outcome), "retries_exhausted", None, burns=True)
         case OutcomeKind.RATE_LIMITED:
             asked = outcome.retry_after_seconds
             seconds = _clamp(RETRY_AFTER_DEFAULT_SECONDS if asked is None else asked, policy)
@@ -95,14 +93,20 @@ def decide(
         case OutcomeKind.UNAUTHORIZED:
             return over() if elsewhere else wait(policy.unauthorized_pause_seconds, "unauthorized")
         case OutcomeKind.RECIPIENT_INVALID:
-            state = "not_sent" if outcome.status_code is None else "refused"
-            return Decision(DeliveryState.FAILED, state, outcome.reason or "recipient_invalid", None)
+            return Decision(DeliveryState.FAILED, _closed_as(outcome), outcome.reason or "recipient_invalid", None)
         case OutcomeKind.REJECTED:
-            state = "not_sent" if outcome.status_code is None else "refused"
-            return Decision(DeliveryState.DEAD, state, outcome.reason or "rejected", None)
+            return Decision(DeliveryState.DEAD, _closed_as(outcome), outcome.reason or "rejected", None)
 
 
-NEVER_LEFT = frozenset({OutcomeKind.TRANSIENT, OutcomeKind.RELEASED, OutcomeKind.REJECTED})
+def _closed_as(outcome: Outcome) -> str:
+    """The state of an attempt after which another may follow, or none need: what is known of it, and no more."""
+    if outcome.unanswered:
+        return "unanswered"
+    return "not_sent" if outcome.status_code is None and outcome.kind not in ANSWERED else "refused"
+
+
+# Somebody refused, also where there is no status, as when a token is refused.
+ANSWERED = frozenset({OutcomeKind.RATE_LIMITED, OutcomeKind.UNAUTHORIZED})
 
 
 def _clamp(seconds: float, policy: RetryPolicy) -> float:

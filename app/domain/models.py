@@ -72,6 +72,7 @@ class Outcome:
     reason: a named end of its own (``render_failed``) where the kind alone would not tell.
     invalid_since: with RECIPIENT_INVALID, since when the provider knows: an address registered later is not meant.
     doubtful: with RECIPIENT_INVALID, that our own configuration may be to blame as well (APNs ``BadDeviceToken``).
+    unanswered: with TRANSIENT, that it may have been accepted after all, and that a copy does no harm (decision 13).
     evidence: what the answer itself proves, as a merchant's 2xx to a webhook does.
     """
 
@@ -83,6 +84,7 @@ class Outcome:
     reason: str | None = None
     invalid_since: datetime | None = None
     doubtful: bool = False
+    unanswered: bool = False
     evidence: Sequence[Evidence] = ()
 
 

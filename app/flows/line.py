@@ -314,7 +314,7 @@ class Line:
         """Where the receiver drops copies by our id, an unknown outcome is a failure like any other: sent again under
         the same id, which is the receiver's designed way to settle it (Standard Webhooks)."""
         if outcome.kind == OutcomeKind.UNKNOWN and provider.capabilities.resend_is_safe:
-            return replace(outcome, kind=OutcomeKind.TRANSIENT)
+            return replace(outcome, kind=OutcomeKind.TRANSIENT, unanswered=True)
         return outcome
 
 

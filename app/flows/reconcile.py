@@ -46,7 +46,7 @@ CLAIM_SECONDS = 30.0  # nobody else asks meanwhile; what a round that died with 
 PAGES_MAX = 10
 RESPONSE_BYTES_MAX = 4 * 1024 * 1024
 AMBIGUOUS = DeliveryState.AMBIGUOUS.value
-UNASKABLE = frozenset({LookupVerdict.UNANSWERABLE, LookupVerdict.REPEATABLE})
+UNASKABLE = frozenset({LookupVerdict.UNANSWERABLE, LookupVerdict.REPEATABLE, LookupVerdict.NEVER_LEFT})
 SETTLING = frozenset({EvidenceKind.DELIVERED, EvidenceKind.BOUNCED, EvidenceKind.FAILED})
 
 
@@ -156,7 +156,7 @@ def _finds_by_content(providers: ProviderSet, account: str) -> bool:
 def _without_asking(provider: AnyProvider) -> Lookup:
     """What can be said of an attempt at a provider that cannot be asked."""
     if provider.capabilities.transport == "local":
-        return Lookup(LookupVerdict.REPEATABLE, detail="what was not recorded was not kept")
+        return Lookup(LookupVerdict.NEVER_LEFT, detail="what was not recorded was not kept")
     if provider.capabilities.resend_is_safe:
         return Lookup(LookupVerdict.REPEATABLE, detail="the receiver drops copies by their id")
     return Lookup(LookupVerdict.UNANSWERABLE, detail="this provider cannot be asked")
@@ -250,14 +250,14 @@ def _dated(evidence: Sequence[Evidence], now: datetime, window_seconds: float) -
 async def _decide_all(db: Database, settings: Settings, answers: Sequence[tuple[Unproven, Lookup]]) -> None:
     now = datetime.now(UTC)
     later: list[tuple[Unproven, datetime, bool]] = []
-    not_sent: list[Resolution] = []
+    over: list[Resolution] = []
     given_up: list[Resolution] = []
     for item, lookup in answers:
         match _decide(item, lookup, settings, now):
             case Resolution(state=DeliveryState.UNCONFIRMED) as end:
                 given_up.append(end)
             case Resolution() as resolution:
-                not_sent.append(resolution)
+                over.append(resolution)
             case None:
                 answered = lookup.verdict != LookupVerdict.UNAVAILABLE
                 later.append((item, _ask_next(item, lookup, settings, now), answered))
@@ -267,8 +267,8 @@ async def _decide_all(db: Database, settings: Settings, answers: Sequence[tuple[
         await store.lock(conn, [item for item, _ in answers])
         if later:
             await store.ask_again(conn, [i for i, _, _ in later], [d for _, d, _ in later], [c for *_, c in later])
-        if not_sent:
-            await store.resolve_not_sent(conn, not_sent)
+        if over:
+            await store.close_attempts(conn, over)
         if given_up:
             await store.give_up(conn, given_up)
     for resolution in given_up:
@@ -301,12 +301,14 @@ def _decide_ambiguous(
     match lookup.verdict, item.ambiguity_policy:
         case LookupVerdict.FOUND, _:
             return None
-        case LookupVerdict.REPEATABLE, _:
+        case LookupVerdict.NEVER_LEFT, _:
             return _retry(item, settings, now, lookup.detail)
+        case LookupVerdict.REPEATABLE, _:
+            return _retry(item, settings, now, lookup.detail, unanswered=True)
         case LookupVerdict.NOT_SENT, "resend_if_absent" | "at_least_once":
             return _retry(item, settings, now, lookup.detail or "the provider has no trace of it")
         case _, "at_least_once" if undecidable:
-            return _retry(item, settings, now, "undecidable; the category is sent at least once")
+            return _retry(item, settings, now, "undecidable; the category is sent at least once", unanswered=True)
         case _ if undecidable:
             return Resolution(
                 item, DeliveryState.UNCONFIRMED, "ambiguous_unresolved", None, lookup.detail or lookup.verdict
@@ -315,16 +317,16 @@ def _decide_ambiguous(
             return None
 
 
-def _retry(item: Unproven, settings: Settings, now: datetime, detail: str) -> Resolution:
-    """It never went out: on to the next rung of the ladder, or to the end of it."""
+def _retry(item: Unproven, settings: Settings, now: datetime, detail: str, *, unanswered: bool = False) -> Resolution:
+    """It never went out, or may go out again: on to the next rung of the ladder, or to the end of it."""
     ladder = settings.ladder(item.channel, item.klass)
     if item.expires_at <= now:
-        return Resolution(item, DeliveryState.EXPIRED, "expired", None, detail)
+        return Resolution(item, DeliveryState.EXPIRED, "expired", None, detail, unanswered)
     if item.failures >= len(ladder):
-        return Resolution(item, DeliveryState.DEAD, "retries_exhausted", None, detail)
+        return Resolution(item, DeliveryState.DEAD, "retries_exhausted", None, detail, unanswered)
     # The look-up took at least as long as the first rungs of the ladder: the wait is over already.
     jitter = ladder[0] * settings.retry.jitter * random.random()  # noqa: S311 - spreads retries, guards nothing
-    return Resolution(item, DeliveryState.QUEUED, "retry", now + timedelta(seconds=jitter), detail)
+    return Resolution(item, DeliveryState.QUEUED, "retry", now + timedelta(seconds=jitter), detail, unanswered)
 
 
 def _ask_next(item: Unproven, lookup: Lookup, settings: Settings, now: datetime) -> datetime:

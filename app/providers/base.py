@@ -317,6 +317,7 @@ class LookupVerdict(StrEnum):
     TOO_EARLY = "too_early"  # absent, but absence proves nothing yet
     UNANSWERABLE = "unanswerable"  # cannot be settled here: out of retention, or the provider cannot say
     REPEATABLE = "repeatable"  # nobody can say, and sending again under the same id does no harm
+    NEVER_LEFT = "never_left"  # what stays in the database did not happen, if it is not there
     UNAVAILABLE = "unavailable"  # the question failed (network, 5xx, auth): ask again later
 
 

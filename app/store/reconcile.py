@@ -17,7 +17,7 @@ EXPIRE_LEASES = _q["expire_leases"]
 CLAIM_UNPROVEN = _q["claim_unproven"]
 LOCK = _q["lock"]
 ASK_AGAIN = _q["ask_again"]
-RESOLVE_NOT_SENT = _q["resolve_not_sent"]
+CLOSE_ATTEMPTS = _q["close_attempts"]
 GIVE_UP = _q["give_up"]
 
 
@@ -47,13 +47,18 @@ class Unproven:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What becomes of one: its next state, why, and when it is next due (None: it ends here)."""
+    """What becomes of one: its next state, why, and when it is next due (None: it ends here).
+
+    unanswered: nobody could tell whether the attempt was accepted, and another is allowed all the same. Otherwise it
+    was shown never to have been.
+    """
 
     unproven: Unproven
     state: str
     reason: str
     due_at: datetime | None
     detail: str
+    unanswered: bool = False
 
 
 async def expire_leases(conn: Connection, *, limit: int, first_lookup_seconds: float) -> int:
@@ -83,8 +88,9 @@ async def ask_again(
     )
 
 
-async def resolve_not_sent(conn: Connection, resolutions: Sequence[Resolution]) -> None:
-    await conn.execute(RESOLVE_NOT_SENT, _resolution_columns(resolutions, "due_at"))
+async def close_attempts(conn: Connection, resolutions: Sequence[Resolution]) -> None:
+    """The attempts that were looked for are over, and their deliveries may go on to another."""
+    await conn.execute(CLOSE_ATTEMPTS, _resolution_columns(resolutions, "due_at", "unanswered"))
 
 
 async def give_up(conn: Connection, resolutions: Sequence[Resolution]) -> None:

@@ -44,7 +44,7 @@ BEGIN
     LOOP
         PERFORM landed._tell(d.shard, d.tenant_id, n.id, d.id, 'cancelled', why);
         done := done || d.id;
-        RETURN QUERY SELECT d.id, d.channel, d.state, true, 'cancelled before it was sent';
+        RETURN QUERY SELECT d.id, d.channel, d.state, true, landed._cancelled_when(d);
     END LOOP;
 
     RETURN QUERY
@@ -59,6 +59,15 @@ END
 $$;
 COMMENT ON FUNCTION landed.cancel IS
     'Cancels what has not been sent of a notification; one row per delivery says whether, and if not, why not';
+
+CREATE FUNCTION landed._cancelled_when(d store.deliveries) RETURNS text
+LANGUAGE sql STABLE
+RETURN CASE
+    WHEN EXISTS (SELECT FROM store.attempts a WHERE a.shard = d.shard AND a.delivery_id = d.id AND a.state = 'unanswered')
+    THEN 'cancelled before it was sent again; an attempt before got no answer, and may have arrived'
+    ELSE 'cancelled before it was sent'
+END;
+COMMENT ON FUNCTION landed._cancelled_when IS 'What is known of a delivery that was cancelled in time, or was not quite';
 
 CREATE FUNCTION landed._uncancellable(d store.deliveries) RETURNS text
 LANGUAGE sql STABLE

@@ -157,7 +157,10 @@ DECLARE
     suppressed_for text;
     twin uuid;
 BEGIN
-    SELECT count(*), coalesce(bool_or(a.state NOT IN ('refused', 'not_sent')), false) INTO recorded, may_be_sent
+    -- What got no answer from a merchant may have arrived, and is known there by its id (decision 13).
+    SELECT count(*), coalesce(bool_or(a.state NOT IN ('refused', 'not_sent')
+                                      AND (a.state, d.channel) <> ('unanswered', 'webhook')), false)
+    INTO recorded, may_be_sent
     FROM store.attempts a
     WHERE a.shard = d.shard AND a.delivery_id = d.id;
     SELECT s.reason INTO suppressed_for
@@ -181,7 +184,7 @@ BEGIN
          format('the address is suppressed (%s); landed.unsuppress first', suppressed_for)),
         (4, d.address = '', 'refused_no_address', 'it has no address; send a new notification'),
         (5, d.state IN ('dead', 'expired') AND NOT may_be_sent AND recorded = d.attempt_no, 'would_requeue',
-         'no attempt was accepted: it starts over with a fresh budget'),
+         'nothing says that an attempt was accepted: it starts over with a fresh budget'),
         (6, force, 'would_send_again', 'forced: goes out as a new delivery, whatever became of the old one'),
         (7, d.delivered_at IS NOT NULL, 'refused_proven_delivered', format('it was delivered at %s', d.delivered_at)),
         (8, may_be_sent OR recorded <> d.attempt_no, 'refused_cannot_prove_not_sent',

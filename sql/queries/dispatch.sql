@@ -211,7 +211,7 @@ WITH outcome AS MATERIALIZED (
       AND a.no = o.no
       AND a.content_hash IS NULL  -- what we saw ourselves is recorded once, also when its commit was and seemed not to be
       AND (a.state IN ('open', 'ambiguous')
-           OR (a.state = 'not_sent' AND o.attempt_state = 'accepted')
+           OR (a.state IN ('not_sent', 'unanswered') AND o.attempt_state = 'accepted')
            OR (a.state IN ('accepted', 'duplicate') AND o.hash IS NOT NULL))  -- evidence was quicker: its state stands
     RETURNING o.*, a.state AS settled
 ), moved AS (

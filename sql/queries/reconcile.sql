@@ -86,17 +86,18 @@ WHERE d.shard = u.shard
   AND d.id = u.id
   AND d.state = u.state;
 
--- name: resolve_not_sent
--- Shown never to have been accepted, or the category's policy says so: a new attempt may open. Costs budget, so that a
--- provider that loses everything cannot keep us busy for ever.
+-- name: close_attempts
+-- Shown never to have been accepted, or nobody can tell and a copy is allowed: a new attempt may open. Costs budget, so that
+-- a provider that loses everything cannot keep us busy for ever.
 WITH resolved AS (
     SELECT *
     FROM unnest(%(shards)s::smallint[], %(ids)s::uuid[], %(nos)s::smallint[], %(tenant_ids)s::int[],
                 %(notification_ids)s::uuid[], %(states)s::text[], %(reasons)s::text[], %(due_ats)s::timestamptz[],
-                %(details)s::text[]) AS r(shard, id, no, tenant_id, notification_id, state, reason, due_at, detail)
+                %(details)s::text[], %(unanswereds)s::boolean[])
+         AS r(shard, id, no, tenant_id, notification_id, state, reason, due_at, detail, unanswered)
 ), settled AS (
     UPDATE store.attempts a
-    SET state = 'not_sent', detail = r.detail, closed_at = now()
+    SET state = CASE WHEN r.unanswered THEN 'unanswered' ELSE 'not_sent' END, detail = r.detail, closed_at = now()
     FROM resolved r
     WHERE a.shard = r.shard AND a.delivery_id = r.id AND a.no = r.no AND a.state = 'ambiguous'
     RETURNING r.*
@@ -114,7 +115,8 @@ WITH resolved AS (
     RETURNING r.*
 )
 INSERT INTO store.events (shard, id, tenant_id, notification_id, delivery_id, attempt_no, kind, source, data)
-SELECT r.shard, store.new_id(r.shard), r.tenant_id, r.notification_id, r.id, r.no, 'resolved_not_sent', 'lookup',
+SELECT r.shard, store.new_id(r.shard), r.tenant_id, r.notification_id, r.id, r.no,
+       CASE WHEN r.unanswered THEN 'resolved_repeatable' ELSE 'resolved_not_sent' END, 'lookup',
        jsonb_build_object('detail', r.detail, 'state', r.state)
 FROM moved r
 UNION ALL

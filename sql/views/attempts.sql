@@ -26,6 +26,7 @@ COMMENT ON COLUMN reporting.attempts.tenant IS 'Whose delivery it is';
 COMMENT ON COLUMN reporting.attempts.provider IS 'The provider account that was called';
 COMMENT ON COLUMN reporting.attempts.state IS
     'open: may be under way. ambiguous: outcome unknown. accepted. refused. not_sent: shown never to have been accepted. '
+    'unanswered: nobody could tell, and a copy does no harm or is what its category asks for, so another was allowed. '
     'duplicate: accepted beside another accepted one, which must never happen';
 COMMENT ON COLUMN reporting.attempts.outcome IS
     'accepted, transient, rate_limited, recipient_invalid, rejected, unauthorized, unknown or released; NULL while open';

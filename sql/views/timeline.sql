@@ -52,7 +52,7 @@ COMMENT ON COLUMN reporting.timeline.channel IS 'The channel of that delivery';
 COMMENT ON COLUMN reporting.timeline.attempt_no IS 'The attempt it is about, if it is about one';
 COMMENT ON COLUMN reporting.timeline.kind IS
     'accepted, planned, attempt_opened; attempt_ and the outcome; provider_ and what the provider said; lease_expired, '
-    'resolved_found, resolved_not_sent, confirmation_overdue, unconfirmed, suppressed, expired, cancelled, held, '
+    'resolved_found, resolved_not_sent, resolved_repeatable, confirmation_overdue, unconfirmed, suppressed, expired, cancelled, held, '
     'released_hold, replayed';
 COMMENT ON COLUMN reporting.timeline.source IS 'Who says so: landed, provider (webhook), lookup, device or operator';
 COMMENT ON COLUMN reporting.timeline.data IS 'What else is known about it: codes, words of the receiving server, reasons';

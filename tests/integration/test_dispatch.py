@@ -307,6 +307,7 @@ async def test_what_is_given_back_uncalled_does_not_forget_who_refused_it(seed, 
 # A worker that was away for longer than its lease, and what it knows when it comes back.
 MEANWHILE = {
     "looked up and queued again": ("queued", "not_sent"),
+    "left without an answer and queued again": ("queued", "unanswered"),
     "expired": ("expired", "not_sent"),
     "cancelled": ("cancelled", "not_sent"),
     "dead": ("dead", "not_sent"),
@@ -328,7 +329,7 @@ async def test_an_acceptance_that_is_recorded_late_is_believed(seed, worker, dec
     )
     await seed.execute(
         "UPDATE store.attempts SET state = %s, outcome = 'unknown', "
-        "closed_at = CASE WHEN %s = 'not_sent' THEN now() END",
+        "closed_at = CASE WHEN %s <> 'ambiguous' THEN now() END",
         (attempt_state, attempt_state),
     )
     await record(worker, decider, (one, ACCEPTED))

@@ -377,6 +377,28 @@ async def test_an_answer_that_never_came_is_asked_for_again_under_the_same_id(db
     assert len(set(ids)) == 1
 
 
+async def test_what_a_merchant_may_have_taken_is_not_said_to_have_failed(db, seed, settings):
+    """Read to its end and left without an answer: it goes out again, and cancelling says what may have arrived."""
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}}")
+        writer.close()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        recipient = await with_endpoint(seed, f"http://127.0.0.1:{port}/hooks")
+        await send(db, seed, settings, "webhook", recipient=recipient)
+    delivery = await the_delivery(seed)
+    assert (delivery["state"], delivery["reason"], delivery["failures"]) == ("queued", "retry", 1)
+    [attempt] = await rows(seed, "SELECT state, outcome, closed_at IS NOT NULL AS closed FROM reporting.attempts")
+    assert attempt == {"state": "unanswered", "outcome": "transient", "closed": True}
+    [cancelled] = await rows(
+        seed, "SELECT * FROM landed.cancel(notification_id => %s, reason => 'test')", delivery["notification_id"]
+    )
+    assert cancelled["cancelled"]
+    assert "may have arrived" in cancelled["explanation"]
+
+
 async def _delivered(db: Database, seed: psycopg.AsyncConnection, settings: Settings, lane: str) -> bool:
     await run(db, seed, settings, lane)
     return (await the_delivery(seed))["state"] == "delivered"

@@ -208,6 +208,10 @@ async def test_what_the_provider_no_longer_knows_is_decided_by_the_categorys_pol
         [shown] = await rows(seed, "SELECT delivery_id, reason FROM reporting.unconfirmed")
         assert shown == {"delivery_id": delivery.id, "reason": reason}
         assert await told(seed, delivery) == [("unconfirmed", "landed")]
+    else:  # nothing shows that it was not sent, and nothing says so
+        [attempt] = await rows(seed, "SELECT state, closed_at IS NOT NULL AS closed FROM store.attempts")
+        assert attempt == {"state": "unanswered", "closed": True}
+        assert await told(seed, delivery) == [("resolved_repeatable", "lookup")]
 
 
 async def test_absence_at_the_end_of_the_budget_is_a_dead_letter(db, seed, provider):
@@ -369,6 +373,7 @@ async def test_where_the_receiver_drops_copies_an_unknown_outcome_goes_out_again
     await reconcile(db, ProviderSet(settings.providers), settings, limit=10)
     [row] = await rows(seed, "SELECT state, reason, failures FROM store.deliveries WHERE id = %s", delivery.id)
     assert (row["state"], row["reason"], row["failures"]) == ("queued", "retry", 1)
+    assert await rows(seed, "SELECT state FROM store.attempts") == [{"state": "unanswered"}]
 
 
 async def test_what_was_not_recorded_in_the_inbox_is_put_there_again(db, seed):
@@ -377,6 +382,7 @@ async def test_what_was_not_recorded_in_the_inbox_is_put_there_again(db, seed):
     await reconcile(db, ProviderSet(settings.providers), settings, limit=10)
     [row] = await rows(seed, "SELECT state FROM store.deliveries WHERE id = %s", delivery.id)
     assert row["state"] == "queued"
+    assert await rows(seed, "SELECT state FROM store.attempts") == [{"state": "not_sent"}]
 
 
 async def test_what_was_never_recorded_is_looked_for_by_the_words_it_would_have_had(db, seed, httpserver):

@@ -618,6 +618,15 @@ async def test_a_dry_run_judges_and_changes_nothing(conn, state, calm, forced):
     assert await audited(conn, "replay") == []
 
 
+@pytest.mark.parametrize(
+    ("channel", "verdict"), [("email", "refused_cannot_prove_not_sent"), ("webhook", "would_requeue")]
+)
+async def test_what_got_no_answer_starts_over_only_where_the_receiver_knows_a_copy(conn, channel, verdict):
+    d = await make_delivery(conn, state="dead", channel=channel, attempt=False, attempt_no=1)
+    await make_attempt(conn, d, state="unanswered", outcome="transient")
+    assert (await replay_one(conn, d)).verdict == verdict
+
+
 async def test_a_dead_letter_starts_over_on_its_own_row_with_a_fresh_budget(conn):
     d = await make_delivery(conn, state="dead", failures=5, expires_at=datetime.now(UTC) - timedelta(hours=1))
     row = await replay_one(conn, d, commit=True, reason=WHY)

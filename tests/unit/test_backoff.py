@@ -71,6 +71,15 @@ def test_the_ladder_is_climbed_rung_by_rung(failures):
     assert (decision.state, decision.reason, decision.attempt_state) == (S.QUEUED, "retry", "not_sent")
 
 
+@given(st.none() | st.integers(500, 599), st.integers(0, 10), st.booleans())
+def test_what_got_no_answer_is_never_called_not_sent(status, failures, probe):
+    """A merchant may have taken it, whatever comes next (decision 13)."""
+    outcome = Outcome(K.TRANSIENT, "no answer", status, unanswered=True)
+    decision = decide(outcome, failures=failures, expires_at=TOMORROW, now=NOW, jitter=0.0, policy=POLICY, probe=probe)
+    assert decision.attempt_state == "unanswered"
+    assert decision.state == (S.QUEUED if probe or failures < len(LADDER) else S.DEAD)
+
+
 @given(st.integers(0, len(LADDER) - 1), chances)
 def test_jitter_only_ever_adds_and_adds_a_tenth_at_the_most(failures, jitter):
     wait = decided(Outcome(K.TRANSIENT, "refused"), failures=failures, jitter=jitter).due_at - NOW
