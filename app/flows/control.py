@@ -184,21 +184,22 @@ class Control:
     ) -> None:
         """What the outcomes of one batch mean for their provider, in the transaction that records them.
 
-        probe: what became of the delivery that tried whether it is back. pause: the longest that it asked for, seconds.
+        probe: what became of the delivery that tried whether it is back. pause: the longest that it asked for, seconds;
+        None when nobody but the recipients meant has to wait.
         """
         events: list[ControlEvent] = []
         if probe is not None:
             events += await self._mind_probe(conn, account, probe)
-        if pause is not None:
-            hits = [outcome for outcome in outcomes if outcome.kind == OutcomeKind.RATE_LIMITED]
-            breaks = account in self._breakable  # else one of many receivers said it: only that one must wait
+        if hits := [outcome for outcome in outcomes if outcome.kind == OutcomeKind.RATE_LIMITED]:
+            # Of an account that never breaks, one of many receivers said it: only that one must wait.
+            slows = pause is not None and account in self._breakable
             await store.limit(
                 conn,
                 account,
                 detail=hits[-1].detail,
-                seconds=pause if breaks else 0,
+                seconds=pause if slows and pause else 0,
                 hits=len(hits),
-                factor_min=RATE_FACTOR_MIN if breaks else None,
+                factor_min=RATE_FACTOR_MIN if slows else None,
             )
         refused = next((outcome for outcome in outcomes if _is_refusal(outcome)), None)
         if refused is not None and account in self._breakable:

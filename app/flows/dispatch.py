@@ -37,7 +37,7 @@ from app.flows.line import Finished, Job, Line
 from app.flows.targets import Settled
 from app.providers.access import AccessTokens
 from app.providers.accounts import ProviderSet
-from app.providers.base import AnyProvider
+from app.providers.base import RECIPIENT_LIMITED, AnyProvider
 from app.providers.transports import AnyTransport
 from app.rendering.pool import RenderPool
 from app.rendering.types import Rendered, RenderJob, TemplateSource
@@ -498,7 +498,7 @@ class Dispatcher:
             provider,
             [f.outcome for f, _ in decided],
             probe=next((_of_probe(f) for f, _ in decided if f.probe), None),
-            pause=max((d.pause_provider_seconds for _, d in decided if d.pause_provider_seconds), default=None),
+            pause=max((pause for f, d in decided if (pause := _pause_for_all(f, d))), default=None),
         )
 
     def _proofs(self, provider: str, finished: Sequence[Finished]) -> list[Evidence]:
@@ -549,6 +549,10 @@ def retry_policy(settings: Settings, lane: Lane, provider: AnyProvider) -> Retry
         else follow.confirm_give_up_seconds,
         ambiguous_first_lookup_seconds=follow.ambiguous_first_lookup_seconds,
     )
+
+
+def _pause_for_all(finished: Finished, decision: Decision) -> float | None:
+    return None if finished.outcome.reason == RECIPIENT_LIMITED else decision.pause_provider_seconds
 
 
 def _of_probe(finished: Finished) -> Outcome:

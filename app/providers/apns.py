@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from app.domain.models import Channel, Outcome, OutcomeKind
 from app.errors import FieldError, InvalidFields
 from app.providers.base import (
+    RECIPIENT_LIMITED,
     SENDER_REFUSED,
     Capabilities,
     Provider,
@@ -277,10 +278,9 @@ _THIS_MESSAGE: Final = _Meaning(OutcomeKind.REJECTED)
 _DEAD: Final = _Meaning(OutcomeKind.RECIPIENT_INVALID)
 _UNCLEAR: Final = _Meaning(OutcomeKind.UNKNOWN)
 
-#: Apple's table of reasons. ``TooManyRequests`` counts the pushes to one device: the others need not wait for it, so
-#: it is no rate limit of the account but a failure of this delivery, tried again later. A key may be good for one of
-#: the two gateways only: one development build that registers must not stop everybody's pushes. The topic is the
-#: account's, and a wrong one is wrong for every message: that is never SENDER_REFUSED.
+#: Apple's table of reasons. ``TooManyRequests`` counts the pushes to one device: the others need not wait for it. A key
+#: may be good for one of the two gateways only: one development build that registers must not stop everybody's pushes.
+#: The topic is the account's, and a wrong one is wrong for every message: that is never SENDER_REFUSED.
 _REASONS: Final[Mapping[tuple[int, str], _Meaning]] = {
     (400, "BadCollapseId"): _THIS_MESSAGE,
     (400, "BadDeviceToken"): _Meaning(OutcomeKind.RECIPIENT_INVALID, "bad_device_token", doubtful=True),
@@ -312,7 +312,7 @@ _REASONS: Final[Mapping[tuple[int, str], _Meaning]] = {
     (410, "Unregistered"): _DEAD,
     (413, "PayloadTooLarge"): _THIS_MESSAGE,
     (429, "TooManyProviderTokenUpdates"): _OURS,
-    (429, "TooManyRequests"): _AGAIN,
+    (429, "TooManyRequests"): _Meaning(OutcomeKind.RATE_LIMITED, RECIPIENT_LIMITED),
     (500, "InternalServerError"): _UNCLEAR,
     (503, "ServiceUnavailable"): _AGAIN,
     (503, "Shutdown"): _AGAIN,

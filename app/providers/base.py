@@ -25,6 +25,9 @@ TransportKind = Literal["http", "http2", "smtp", "guarded", "local"]
 #: still may.
 SENDER_REFUSED: Final = "sender_refused"
 
+#: The reason of a RATE_LIMITED outcome that speaks of this message's recipient alone: nobody else has to wait.
+RECIPIENT_LIMITED: Final = "recipient_limited"
+
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:

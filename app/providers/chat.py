@@ -90,10 +90,11 @@ class Chat(Provider[EndpointMessage]):
         detail = f"HTTP {status}"
         match status:
             case 429:
-                return Outcome(OutcomeKind.TRANSIENT, detail, status, retry_after_seconds=_wait(response, payload, now))
+                wait = _wait(response, payload, now)
+                return Outcome(OutcomeKind.RATE_LIMITED, detail, status, retry_after_seconds=wait)
             case _ if 200 <= status < 300 and payload is None and b"429" in response.body:
                 # A Teams connector says so in the text of a 200.
-                return Outcome(OutcomeKind.TRANSIENT, "throttled, said in a success", status)
+                return Outcome(OutcomeKind.RATE_LIMITED, "throttled, said in a success", status)
             case _ if 200 <= status < 300:
                 id = text(payload.get("id")) if isinstance(payload, dict) else ""
                 return Outcome(OutcomeKind.ACCEPTED, detail, status, provider_message_id=id or None)

@@ -34,6 +34,7 @@ SYMMETRIC, PRIVATE, PUBLIC = "whsec_", "whsk_", "whpk_"
 SECRET_BYTES: Final = 32  # the specification allows 24 to 64; an ed25519 key has 32
 SYMMETRIC_BYTES: Final = range(24, 65)
 GONE: Final = 410
+TOO_MANY: Final = 429
 
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,200}")  # a dot would divide the signed content elsewhere
 
@@ -88,7 +89,8 @@ class StandardWebhooks(Provider[EndpointMessage]):
         if status == GONE:
             return Outcome(OutcomeKind.RECIPIENT_INVALID, detail, status, reason="gone")
         wait = retry_after(response.headers, now)
-        return Outcome(OutcomeKind.TRANSIENT, detail, status, retry_after_seconds=wait)
+        kind = OutcomeKind.RATE_LIMITED if status == TOO_MANY else OutcomeKind.TRANSIENT
+        return Outcome(kind, detail, status, retry_after_seconds=wait)
 
 
 def _payload(message: EndpointMessage) -> bytes:

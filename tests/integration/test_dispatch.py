@@ -21,6 +21,7 @@ from app.db import Database
 from app.domain.models import Evidence, EvidenceKind, NotificationClass, Outcome, OutcomeKind
 from app.flows.apply import apply
 from app.flows.dispatch import CROWDED_SECONDS, Dispatcher, Finished, Lane, _recorded
+from app.providers.base import RECIPIENT_LIMITED
 from app.providers.transport import Transport
 from app.rendering.pool import RenderPool
 from app.settings import Settings
@@ -710,6 +711,20 @@ async def test_a_retry_waits_for_its_rung_whatever_the_workers_clock_says(dsn, s
     assert rung <= after["due_at"] - after["updated_at"] <= rung * (1 + policy.jitter)
     told = await row(seed, "SELECT (data ->> 'due_at')::timestamptz AS due_at FROM store.events")
     assert told == {"due_at": after["due_at"]}
+
+
+async def test_a_recipient_who_has_had_enough_keeps_nobody_else_waiting(dsn, seed, worker):
+    """As one of APNs's devices does: counted as a limit, at no cost to the delivery or to the account (R-092)."""
+    delivery = await make_delivery(seed)
+    one = await claimed(worker)
+    enough = Outcome(K.RATE_LIMITED, "TooManyRequests", 429, retry_after_seconds=600, reason=RECIPIENT_LIMITED)
+    async with Database(dsn, name="landed tests") as db:
+        await recorder(db)._record([Finished(one, enough, b"hash")])
+    after = await delivery_row(seed, delivery)
+    assert (after["state"], after["reason"], after["failures"]) == ("queued", "rate_limited", 0)
+    assert after["due_at"] > after["updated_at"] + timedelta(seconds=500)
+    told = await row(seed, "SELECT paused_until > now() AS is_paused, hits FROM store.provider_states")
+    assert told == {"is_paused": False, "hits": 1}
 
 
 @pytest.mark.parametrize(

@@ -473,12 +473,16 @@ async def test_a_mailbox_that_stays_full_is_counted_although_nothing_was_accepte
     assert [tuple(row.values()) for row in found] == [("ada@example.com", "soft_bounces")]
 
 
-async def test_an_endpoint_that_fails_is_tried_one_at_a_time_and_holds_up_nobody(db, seed, settings, httpserver):
+@pytest.mark.parametrize(("status", "reason", "failures"), [(503, "retry", 1), (429, "rate_limited", 0)])
+async def test_an_endpoint_that_fails_is_tried_one_at_a_time_and_holds_up_nobody(
+    db, seed, settings, httpserver, status, reason, failures
+):
+    """One that is busy does not fail: to wait for it costs no retries (R-092)."""
     calls = []
 
     def by_path(request: Request) -> Response:
         calls.append(request.path)
-        return Response("", 503 if request.path == "/down" else 200)
+        return Response("", status if request.path == "/down" else 200)
 
     httpserver.expect_request("/down").respond_with_handler(by_path)
     httpserver.expect_request("/up").respond_with_handler(by_path)
@@ -503,7 +507,7 @@ async def test_an_endpoint_that_fails_is_tried_one_at_a_time_and_holds_up_nobody
     assert [tuple(row.values()) for row in waiting] == [
         ("endpoint_failing", 0, 0),
         ("endpoint_failing", 0, 0),
-        ("retry", 1, 1),
+        (reason, failures, 1),
     ]
     [paused] = await rows(
         seed, "SELECT paused_until > now() AS is_paused FROM store.endpoints WHERE failing_since IS NOT NULL"

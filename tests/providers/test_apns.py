@@ -19,7 +19,14 @@ from hypothesis import strategies as st
 from app.domain.models import Channel, Outcome, OutcomeKind
 from app.errors import ConfigurationError, InvalidFields
 from app.providers.apns import Apns, ApnsAccount, apns_id
-from app.providers.base import SENDER_REFUSED, ProviderRequest, ProviderResponse, PushMessage, SendContext
+from app.providers.base import (
+    RECIPIENT_LIMITED,
+    SENDER_REFUSED,
+    ProviderRequest,
+    ProviderResponse,
+    PushMessage,
+    SendContext,
+)
 from app.providers.registry import make_provider
 from tests.messages import CONTEXT, DELIVERY, NOTIFICATION, NOW, device, push_message
 
@@ -383,7 +390,7 @@ OF_ONE_GATEWAY = ("BadCertificateEnvironment", "BadEnvironmentKeyIdInToken")
         (413, "PayloadTooLarge", C),
         (418, "Teapot", C),
         (429, "TooManyProviderTokenUpdates", A),
-        (429, "TooManyRequests", T),
+        (429, "TooManyRequests", OutcomeKind.RATE_LIMITED),
         (429, None, OutcomeKind.RATE_LIMITED),
         (500, "InternalServerError", OutcomeKind.UNKNOWN),
         (502, None, OutcomeKind.UNKNOWN),
@@ -424,9 +431,11 @@ def test_a_token_of_the_other_gateway_or_app_looks_just_as_bad(reason, named):
 
 
 def test_too_many_pushes_to_one_device_hold_up_no_other():
-    """RATE_LIMITED would pause the account; the limit is the device's own."""
+    """The limit is the device's own, and costs no retries (R-092)."""
     outcome = interpret(answer(429, "TooManyRequests", {"retry-after": "17"}))
-    assert (outcome.kind, outcome.retry_after_seconds) == (T, 17)
+    assert (outcome.kind, outcome.retry_after_seconds) == (OutcomeKind.RATE_LIMITED, 17)
+    assert outcome.reason == RECIPIENT_LIMITED
+    assert interpret(answer(429)).reason is None
 
 
 @pytest.mark.parametrize(("value", "seconds"), [("30", 30), ("Sun, 01 Mar 2026 12:01:00 GMT", 60), ("soon", None)])

@@ -23,7 +23,7 @@ from tests.messages import CONTEXT, endpoint_message
 from tests.sandbox_process import SandboxProcess
 
 ACCEPTED, TRANSIENT, UNKNOWN = OutcomeKind.ACCEPTED, OutcomeKind.TRANSIENT, OutcomeKind.UNKNOWN
-INVALID, REJECTED = OutcomeKind.RECIPIENT_INVALID, OutcomeKind.REJECTED
+INVALID, REJECTED, LIMITED = OutcomeKind.RECIPIENT_INVALID, OutcomeKind.REJECTED, OutcomeKind.RATE_LIMITED
 ROOMS = ("slack", "discord", "teams")
 
 
@@ -83,7 +83,7 @@ ANSWERS = [
     ("slow", ACCEPTED),
     ("failing", TRANSIENT),
     ("outage", TRANSIENT),
-    ("rate-limited", TRANSIENT),
+    ("rate-limited", LIMITED),
     ("error-after-accept", TRANSIENT),
     ("gone", INVALID),
     ("not-found", TRANSIENT),
@@ -148,7 +148,7 @@ ROOM_ANSWERS = [
     ("slow", ACCEPTED),
     ("failing", UNKNOWN),
     ("outage", UNKNOWN),
-    ("rate-limited", TRANSIENT),
+    ("rate-limited", LIMITED),
     ("error-after-accept", UNKNOWN),
     ("gone", INVALID),
     ("not-found", INVALID),

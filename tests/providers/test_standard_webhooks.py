@@ -294,11 +294,14 @@ def test_a_410_ends_it():
     assert (outcome.kind, outcome.reason) == (OutcomeKind.RECIPIENT_INVALID, "gone")
 
 
-@pytest.mark.parametrize(
-    "status", [100, 301, 302, 307, 400, 401, 403, 404, 405, 413, 422, 429, 500, 502, 503, 504, 599]
-)
+@pytest.mark.parametrize("status", [100, 301, 302, 307, 400, 401, 403, 404, 405, 413, 422, 500, 502, 503, 504, 599])
 def test_all_else_is_tried_again_and_pauses_nobody_else(status):
     assert WEBHOOKS.interpret(answer(status), NOW).kind is OutcomeKind.TRANSIENT
+
+
+def test_a_merchant_that_asks_for_patience_costs_no_retries():
+    assert WEBHOOKS.interpret(answer(429), NOW).kind is OutcomeKind.RATE_LIMITED
+    assert not WEBHOOKS.capabilities.breaks, "or it would pause all merchants"
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
