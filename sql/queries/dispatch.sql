@@ -303,5 +303,13 @@ INSERT INTO store.suppressions (tenant_id, channel, address, reason, detail, sou
 SELECT s.tenant_id, s.channel, store.normalise_address(s.channel, s.address), s.reason, s.detail, 'provider', s.id
 FROM unnest(%(tenant_ids)s::int[], %(channels)s::text[], %(addresses)s::text[], %(reasons)s::text[], %(details)s::text[],
             %(ids)s::uuid[]) AS s(tenant_id, channel, address, reason, detail, id)
+WHERE s.reason <> 'opted_out'
+   OR NOT EXISTS (  -- who said START after the call is not put back on the list by it
+       SELECT FROM store.consents c
+       WHERE c.channel = s.channel
+         AND c.address = store.normalise_address(s.channel, s.address)
+         AND c.action = 'opt_in'
+         AND c.occurred_at > (SELECT max(a.opened_at) FROM store.attempts a
+                              WHERE a.shard = store.shard_of(s.id) AND a.delivery_id = s.id))
 ORDER BY 1, 2, 3
 ON CONFLICT DO NOTHING;

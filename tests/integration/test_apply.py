@@ -237,6 +237,22 @@ async def test_what_ends_an_address_suppresses_it_at_once(
     assert await suppressions(db) == [("ann@example.com", reason, scope)]
 
 
+@pytest.mark.parametrize("said_start", ["-1 hour", "1 minute"])
+async def test_a_refusal_of_who_said_stop_does_not_outweigh_a_later_start(
+    db: Database, seed: psycopg.AsyncConnection, said_start: str
+) -> None:
+    phone = "+14155550101"
+    delivery = await make_delivery(seed, state="sent", channel="sms", address=phone)
+    await seed.execute(
+        "INSERT INTO store.consents (channel, address, action, source, occurred_at) "
+        "VALUES ('sms', %s, 'opt_in', 'recipient', now() + %s::interval)",
+        (phone, said_start),
+    )
+    await tell(db, about(delivery, K.FAILED, bounce_class=B.PROVIDER_SUPPRESSED, suppress_reason="opted_out"))
+    await apply_all(db)
+    assert await suppressions(db) == [(phone, "opted_out", "all")] * (said_start == "-1 hour")
+
+
 @pytest.mark.parametrize("bounce_class", [B.REPUTATION, B.CONTENT, None])
 async def test_a_refusal_that_is_not_the_addresss_fault_never_suppresses_it(
     db: Database, seed: psycopg.AsyncConnection, bounce_class: BounceClass

@@ -186,13 +186,23 @@ async def test_a_text_goes_out_with_our_reference_in_its_callback_and_its_segmen
     assert attempt["facts"] == {"encoding": "gsm7", "units": 167, "segments": 2}
 
 
-async def test_a_number_that_said_stop_to_the_provider_is_suppressed_as_such(db, seed, settings, httpserver):
+@pytest.mark.parametrize(("said_start", "suppressed"), [(None, True), ("-1 hour", True), ("1 minute", False)])
+async def test_a_number_that_said_stop_to_the_provider_is_suppressed_as_such(
+    db, seed, settings, httpserver, said_start, suppressed
+):
+    """Unless its owner said START after the call: the answer speaks of the time before."""
+    if said_start is not None:
+        await seed.execute(
+            "INSERT INTO store.consents (channel, address, action, source, occurred_at) "
+            "VALUES ('sms', %s, 'opt_in', 'recipient', now() + %s::interval)",
+            (PHONE, said_start),
+        )
     answer(httpserver, MESSAGES, 400, {"code": 21610, "message": "unsubscribed", "status": 400})
     await send(db, seed, settings, "sms")
     delivery = await the_delivery(seed)
     assert (delivery["state"], delivery["reason"]) == ("failed", "opted_out")
     found = await rows(seed, "SELECT channel, address, reason FROM store.suppressions")
-    assert [tuple(row.values()) for row in found] == [("sms", PHONE, "opted_out")]
+    assert [tuple(row.values()) for row in found] == [("sms", PHONE, "opted_out")] * suppressed
 
 
 @pytest.mark.parametrize("channel", ["sms", "in_app"])
