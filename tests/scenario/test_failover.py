@@ -45,6 +45,7 @@ ENVIRONMENT = {
     "LANDED_BREAKERS__COOL_OFF_SECONDS": "1",
     "LANDED_BREAKERS__COOL_OFF_MAX_SECONDS": "2",
     "LANDED_BREAKERS__SHIFT_SECONDS": "1",
+    "LANDED_SHEDDING__TRANSACTIONAL_SECONDS": "2",
 }
 AS_NEW = """
     UPDATE store.provider_states
@@ -290,6 +291,40 @@ def test_fm17_people_take_a_vendor_out_and_give_it_back(system: System) -> None:
     wait_until(lambda: status(system, "mailgun")["status"] == "ok", seconds=PATIENCE_SECONDS, what="all of its share")
     assert all_delivered(system, [system.send(to()) for _ in range(5)]) == {"mailgun": 5}
     assert events_of(steps(system, "mailgun", since)) == ["drained", "restored", *["share_raised"] * 4]
+
+
+# -- load --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_campaign_waits_while_urgent_work_is_late_and_says_so(system: System) -> None:
+    """Texts to Britain wait for their vendor's rate, of which others have an hour's: that is our own doing."""
+    pauses = "SELECT lane FROM reporting.load_shedding WHERE active"
+    wait_until(lambda: not system.rows(pauses), seconds=PATIENCE_SECONDS, what="the end of what was late before")
+    since = now(system)
+    system.rows(
+        "INSERT INTO store.provider_rates (provider, per_second, next_at) "
+        "VALUES ('vonage', 1000, now() + interval '1 hour') RETURNING provider"
+    )
+    urgent = system.notify(system.reachable(phone="+447410120101"), "sms")
+    late = [{"lane": "sms.transactional.gb"}]
+    wait_until(lambda: system.rows(pauses) == late, seconds=PATIENCE_SECONDS, what="the pause of campaigns")
+
+    news = system.category(f"news-{uuid4().hex[:8]}", **{"class": "promotional"})
+    campaign = system.send(to(), category=news)
+    waits = (
+        "SELECT l.detail FROM reporting.deliveries d JOIN reporting.lanes l USING (lane) "
+        "WHERE d.notification_id = %s AND d.state = 'queued' AND d.attempts = 0 "
+        "AND l.waiting_for = 'load_shedding' AND l.late_by > interval '0'"
+    )
+    [shown] = wait_until(lambda: system.rows(waits, campaign), seconds=PATIENCE_SECONDS, what="the campaign's wait")
+    assert "sms.transactional.gb" in shown["detail"]
+    assert all_delivered(system, [system.send(to())]) == {"mailgun": 1}, "what is no campaign goes on"
+    assert system.rows(waits, campaign), "and overtakes it"
+
+    system.rows("DELETE FROM store.provider_rates WHERE provider = 'vonage' RETURNING provider")
+    assert all_delivered(system, [urgent, campaign]) == {"vonage": 1, "mailgun": 1}
+    began, ended, *_ = steps(system, "promotional", since)
+    assert (began["event"], ended["event"]) == ("shedding_began", "shedding_ended")
 
 
 # -- routes ------------------------------------------------------------------------------------------------------------
