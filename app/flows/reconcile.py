@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import httpx
 import psycopg
@@ -57,6 +58,17 @@ class Reconciled:
     evidence: int
 
 
+class Clock:
+    """The database's time, by which attempts were opened: how old one is must not depend on a worker's wall clock, for
+    absence proves only with age that nothing was sent (I5)."""
+
+    def __init__(self, at: datetime) -> None:
+        self._at, self._read = at, time.monotonic()
+
+    def now(self) -> datetime:
+        return self._at + timedelta(seconds=time.monotonic() - self._read)
+
+
 async def reconcile(
     db: Database, providers: ProviderSet, settings: Settings, *, limit: int, renderer: RenderPool | None = None
 ) -> Reconciled:
@@ -70,21 +82,24 @@ async def reconcile(
         )
     async with db.transaction() as conn:
         unproven = await store.claim_unproven(conn, limit=limit, lease_seconds=CLAIM_SECONDS)
+    if not unproven:
+        return Reconciled(expired, 0, 0)
+    clock = Clock(unproven[0].claimed_at)
     if renderer is not None:
         unproven = [await _worded(db, renderer, providers, item) for item in unproven]
-    answers = await _ask_all(providers, unproven)
+    answers = await _ask_all(providers, unproven, clock)
     answers = await _less_what_is_anothers(db, answers)
     evidence = 0
     for item, lookup in answers:
-        evidence += await _store_evidence(db, item, lookup, settings)
-    await _decide_all(db, settings, answers)
+        evidence += await _store_evidence(db, item, lookup, settings, clock.now())
+    await _decide_all(db, settings, answers, clock.now())
     return Reconciled(expired, len(unproven), evidence)
 
 
 # Asking -----------------------------------------------------------------------------------------------------------
 
 
-async def _ask_all(providers: ProviderSet, unproven: Sequence[Unproven]) -> list[tuple[Unproven, Lookup]]:
+async def _ask_all(providers: ProviderSet, unproven: Sequence[Unproven], clock: Clock) -> list[tuple[Unproven, Lookup]]:
     """Each account has room and connections of its own: one that hangs keeps nobody else from being asked."""
     deadline = asyncio.get_running_loop().time() + ROUND_SECONDS_MAX
     by_account: defaultdict[str, list[Unproven]] = defaultdict(list)
@@ -102,7 +117,7 @@ async def _ask_all(providers: ProviderSet, unproven: Sequence[Unproven]) -> list
                 except TimeoutError:
                     return item, Lookup(LookupVerdict.UNAVAILABLE, detail="no answer in time")
                 try:
-                    return item, await _ask(client, providers, item, deadline)
+                    return item, await _ask(client, providers, item, deadline, clock)
                 finally:
                     room.release()
 
@@ -112,7 +127,9 @@ async def _ask_all(providers: ProviderSet, unproven: Sequence[Unproven]) -> list
     return [answer for part in answers for answer in part]
 
 
-async def _ask(client: httpx.AsyncClient, providers: ProviderSet, item: Unproven, deadline: float) -> Lookup:
+async def _ask(
+    client: httpx.AsyncClient, providers: ProviderSet, item: Unproven, deadline: float, clock: Clock
+) -> Lookup:
     try:
         provider = providers.get(item.provider)
     except KeyError:
@@ -123,7 +140,7 @@ async def _ask(client: httpx.AsyncClient, providers: ProviderSet, item: Unproven
         item.id, item.attempt_no, item.opened_at, item.address, item.provider_message_id, item.content_hash
     )
     try:
-        return await _read_pages(client, provider, attempt, deadline)
+        return await _read_pages(client, provider, attempt, deadline, clock)
     except TimeoutError:
         return Lookup(LookupVerdict.UNAVAILABLE, detail="no answer in time")
     except httpx.HTTPError as error:
@@ -162,15 +179,17 @@ def _without_asking(provider: AnyProvider) -> Lookup:
     return Lookup(LookupVerdict.UNANSWERABLE, detail="this provider cannot be asked")
 
 
-async def _read_pages(client: httpx.AsyncClient, provider: AnyProvider, attempt: AttemptRef, deadline: float) -> Lookup:
+async def _read_pages(
+    client: httpx.AsyncClient, provider: AnyProvider, attempt: AttemptRef, deadline: float, clock: Clock
+) -> Lookup:
     """Asks, page after page, until the provider has said all it knows. What one page showed stands, whatever becomes of
     the next."""
 
     async def read(request: ProviderRequest) -> Lookup:
         async with asyncio.timeout_at(deadline):
-            return await _read_page(client, provider, attempt, request)
+            return await _read_page(client, provider, attempt, request, clock)
 
-    lookup = await read(provider.build_lookup(attempt, datetime.now(UTC)))
+    lookup = await read(provider.build_lookup(attempt, clock.now()))
     evidence = [*lookup.evidence]
     try:
         for _ in range(PAGES_MAX - 1):
@@ -186,7 +205,7 @@ async def _read_pages(client: httpx.AsyncClient, provider: AnyProvider, attempt:
 
 
 async def _read_page(
-    client: httpx.AsyncClient, provider: AnyProvider, attempt: AttemptRef, request: ProviderRequest
+    client: httpx.AsyncClient, provider: AnyProvider, attempt: AttemptRef, request: ProviderRequest, clock: Clock
 ) -> Lookup:
     response = await client.request(
         request.method, request.url, headers=dict(request.headers), content=request.body or None
@@ -198,7 +217,7 @@ async def _read_page(
             {key.lower(): value for key, value in response.headers.items()},
             response.content[:RESPONSE_BYTES_MAX],
         ),
-        datetime.now(UTC),
+        clock.now(),
     )
 
 
@@ -231,11 +250,11 @@ async def _less_what_is_anothers(
 # Deciding ---------------------------------------------------------------------------------------------------------
 
 
-async def _store_evidence(db: Database, item: Unproven, lookup: Lookup, settings: Settings) -> int:
+async def _store_evidence(db: Database, item: Unproven, lookup: Lookup, settings: Settings, now: datetime) -> int:
     """What the provider told us when asked takes the same way as what it told us unasked, and counts once (I16)."""
     if not lookup.evidence:
         return 0
-    evidence = _dated(lookup.evidence, datetime.now(UTC), settings.times.evidence_window_seconds)
+    evidence = _dated(lookup.evidence, now, settings.times.evidence_window_seconds)
     async with db.transaction() as conn:
         return await inbound.store_events(conn, provider=item.provider, source="lookup", evidence=evidence, raw=b"")
 
@@ -247,8 +266,9 @@ def _dated(evidence: Sequence[Evidence], now: datetime, window_seconds: float) -
     return [replace(item, occurred_at=max(oldest, min(item.occurred_at, now))) for item in evidence]
 
 
-async def _decide_all(db: Database, settings: Settings, answers: Sequence[tuple[Unproven, Lookup]]) -> None:
-    now = datetime.now(UTC)
+async def _decide_all(
+    db: Database, settings: Settings, answers: Sequence[tuple[Unproven, Lookup]], now: datetime
+) -> None:
     later: list[tuple[Unproven, datetime, bool]] = []
     over: list[Resolution] = []
     given_up: list[Resolution] = []

@@ -23,7 +23,7 @@ GIVE_UP = _q["give_up"]
 
 @dataclass(frozen=True, slots=True)
 class Unproven:
-    """A delivery past its time, to be asked about at its provider."""
+    """A delivery past its time, to be asked about at its provider. claimed_at: the database's time."""
 
     shard: int
     id: UUID
@@ -42,6 +42,7 @@ class Unproven:
     opened_at: datetime
     provider_message_id: str | None
     content_hash: bytes | None
+    claimed_at: datetime
     ambiguity_policy: str
 
 

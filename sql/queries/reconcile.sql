@@ -57,7 +57,7 @@ WITH due AS (
 )
 SELECT t.shard, t.id, t.notification_id, t.tenant_id, t.category, t.class AS klass, t.channel, t.address, t.state, a.no AS attempt_no,
        t.lookups, t.failures, t.expires_at, a.provider, a.opened_at, a.provider_message_id,
-       a.content_hash,
+       a.content_hash, now() AS claimed_at,
        coalesce((SELECT c.ambiguity_policy FROM store.categories c
                  WHERE c.tenant_id = t.tenant_id AND c.name = t.category), 'park') AS ambiguity_policy
 FROM taken t

@@ -16,7 +16,7 @@ def _send_again(item: Any, lookup: Any, settings: Any, now: Any, age: Any) -> An
     return reconcile._retry(item, settings, now, "surely it was not sent")
 
 
-async def _believe_nobody(db: Any, item: Any, lookup: Any, settings: Any) -> int:
+async def _believe_nobody(db: Any, item: Any, lookup: Any, settings: Any, now: Any) -> int:
     return 0
 
 

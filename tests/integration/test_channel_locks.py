@@ -106,7 +106,8 @@ FROM store.deliveries d WHERE d.id = ANY(%s)
 ASKED = """
 SELECT d.shard, d.id, d.notification_id, d.tenant_id, d.category, d.class AS klass, d.channel, d.address, d.state,
        d.attempt_no, d.lookups, d.failures, d.expires_at, d.provider, d.created_at AS opened_at,
-       NULL AS provider_message_id, NULL::bytea AS content_hash, 'resend_if_absent' AS ambiguity_policy
+       NULL AS provider_message_id, NULL::bytea AS content_hash, now() AS claimed_at,
+       'resend_if_absent' AS ambiguity_policy
 FROM store.deliveries d WHERE d.id = ANY(%s) AND d.state IN ('sent', 'ambiguous')
 """
 
@@ -287,7 +288,7 @@ class World:
         chance.shuffle(asked)
         verdicts = [LookupVerdict.NOT_SENT, LookupVerdict.TOO_EARLY, LookupVerdict.UNANSWERABLE]
         answers = [(item, Lookup(chance.choice(verdicts))) for item in asked]
-        await reconciling._decide_all(self.db, SETTINGS, answers)
+        await reconciling._decide_all(self.db, SETTINGS, answers, datetime.now(UTC))
 
     async def fan_out(self, chance: random.Random) -> None:
         await fan_out(self.db, SETTINGS, limit=chance.randint(1, 40))

@@ -189,6 +189,22 @@ async def test_absence_that_is_too_young_proves_nothing(db, seed, provider, poli
     assert (after["state"], after["lookups"]) == ("ambiguous", 1)
 
 
+async def test_how_old_absence_is_does_not_depend_on_the_workers_clock(db, seed, provider, monkeypatch):
+    """Or a worker whose clock is ahead would send again what the provider is about to list (I5)."""
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime.now(tz) + timedelta(hours=1)
+
+    monkeypatch.setattr("app.flows.reconcile.datetime", Ahead)
+    delivery = await overdue(seed, "ambiguous", age=timedelta(seconds=60), policy="at_least_once")
+    await provider.asked()
+    after = await delivery_row(seed, delivery)
+    assert (after["state"], after["lookups"]) == ("ambiguous", 1)
+    assert after["due_at"] - after["updated_at"] < timedelta(minutes=30)
+
+
 @pytest.mark.parametrize(
     ("policy", "state", "reason"),
     [
@@ -258,7 +274,7 @@ async def test_evidence_that_came_while_we_asked_is_not_undone(db, seed, provide
         [item] = await store.claim_unproven(conn, limit=1, lease_seconds=60)
     await seed.execute("UPDATE store.attempts SET state = 'accepted', closed_at = now()")
     await seed.execute("UPDATE store.deliveries SET state = 'sent', reason = NULL, sent_at = now()")
-    await _decide_all(db, provider.settings(), [(item, Lookup(LookupVerdict.NOT_SENT))])
+    await _decide_all(db, provider.settings(), [(item, Lookup(LookupVerdict.NOT_SENT))], item.claimed_at)
     [after] = await rows(seed, "SELECT state, failures FROM store.deliveries")
     assert after == {"state": "sent", "failures": 0}
 
