@@ -5,7 +5,6 @@ One batch, one transaction: no outside call is made, so nothing needs a lease.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 
 from app.db import Database
 from app.domain import addresses
@@ -26,7 +25,7 @@ async def intake(db: Database, settings: Settings, *, klass: str, limit: int) ->
             accepted = await store.claim_accepted(conn, klass=klass, limit=limit)
         if not accepted:
             return 0, frozenset()
-        now = datetime.now(UTC)
+        now = accepted[0].claimed_at
         routes = settings.routing()
         allowed = [plan(_subject(notification), now, routes) for notification in accepted]
         plans = await spread(conn, accepted, allowed, settings.limits)

@@ -24,7 +24,10 @@ _json = msgspec.json.Encoder()
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """An accepted notification and everything the rules look at. Fields in the order of the statement's columns."""
+    """An accepted notification and everything the rules look at. Fields in the order of the statement's columns.
+
+    claimed_at: the database's time, by which it is due and expires.
+    """
 
     shard: int
     id: UUID
@@ -45,6 +48,7 @@ class Accepted:
     tenant_id: int
     template_id: str
     recipient_per_hour: int | None
+    claimed_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ WITH due AS (
 )
 SELECT d.shard, d.id, d.recipient_id, d.category, d.class AS klass, d.channels, d.expires_at, d.channels_named,
        r.active AS recipient_active, r.email, store.normalise_address('sms', r.phone) AS phone, r.addresses, r.channels AS preferred, s.suppressed, p.devices,
-       t.name AS tenant, d.tenant_id, d.template_id, c.recipient_per_hour
+       t.name AS tenant, d.tenant_id, d.template_id, c.recipient_per_hour, now() AS claimed_at
 FROM due d
 JOIN store.tenants t ON t.id = d.tenant_id
 LEFT JOIN store.categories c ON c.tenant_id = d.tenant_id AND c.name = d.category
