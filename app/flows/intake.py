@@ -5,7 +5,6 @@ One batch, one transaction: no outside call is made, so nothing needs a lease.
 
 from __future__ import annotations
 
-
 from app.db import Database
 from app.domain import addresses
 from app.domain.models import Channel, DeliveryState
