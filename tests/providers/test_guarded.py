@@ -399,7 +399,7 @@ async def test_a_silent_endpoint_has_its_own_patience():
 
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    endpoints = Endpoints(allow_loopback=True, timeout_seconds=0.2)
+    endpoints = Endpoints(allow_loopback=True, timeout_seconds=1.0)
     async with server, GuardedTransport(connections_max=1, endpoints=endpoints) as transport:
         with pytest.raises(TransportError) as failed:
             await send(transport, f"http://127.0.0.1:{port}/", 3600.0)

@@ -29,7 +29,7 @@ from app.settings import Endpoints
 from tests.h2_server import Answer, H2Server, Request, server_context, until
 
 LONG = 30.0  # a deadline no test waits for
-SHORT = 0.5  # a deadline some tests do wait for; nothing depends on its length
+SHORT = 1.0  # a deadline some tests do wait for; nothing depends on its length
 PATH = "/3/device/abc"
 
 

@@ -18,7 +18,7 @@ from app.providers.base import ProviderRequest, ProviderResponse
 from app.providers.transport import Transport, TransportError, classify_transport_error
 
 LONG = 30.0  # a deadline no test waits for
-SHORT = 0.3  # a deadline some tests do wait for; nothing depends on its length
+SHORT = 1.0  # a deadline some tests do wait for; nothing depends on its length
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Seen: Yes\r\n\r\nok"
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
