@@ -53,7 +53,7 @@ class Hub(ThreadingHTTPServer):
     """Takes the webhooks of every provider at ``base_url/<provider>``, and keeps them as they came.
 
     It confirms what SNS asks it to confirm, unless ``confirms`` says otherwise. ``statuses`` are answered first, in
-    turn.
+    turn, to whatever is no such question.
     """
 
     daemon_threads: ClassVar[bool] = True
@@ -87,10 +87,11 @@ class _HubHandler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         headers = {name.lower(): value for name, value in self.headers.items()}
-        if self.server.confirms and headers.get("x-amz-sns-message-type") == "SubscriptionConfirmation":
+        asks = headers.get("x-amz-sns-message-type") == "SubscriptionConfirmation"
+        if asks and self.server.confirms:
             httpx.get(json.loads(body)["SubscribeURL"]).raise_for_status()
         self.server.posts.append(Post(self.path, headers, body))
-        self.send_response(self.server.statuses.pop(0) if self.server.statuses else 200)
+        self.send_response(self.server.statuses.pop(0) if self.server.statuses and not asks else 200)
         self.send_header("Content-Length", "0")
         self.end_headers()
 

@@ -9,7 +9,7 @@ from tests.sandbox_process import SandboxProcess
 
 # Who may take Mailgun's place, and Twilio's.
 EMAIL = ("ses", "sendgrid", "postmark", "smtp")
-SMS = ("sinch", "vonage")
+SMS = ("sinch", "vonage", "aws_sms")
 
 TWILIO_ACCOUNT, TWILIO_TOKEN = "AC" + "5a" * 16, "sandbox-auth-token"
 
@@ -82,5 +82,16 @@ def account(vendor: str, sandbox: SandboxProcess, *, smtp_port: int = 0, settle_
                 "api_secret": "sandbox-api-secret",
                 "sender": "+14155550100",
                 "signature_secret": "sandbox-signature-secret",
+            }
+        case "aws_sms":
+            return at | {
+                "region": "eu-west-1",
+                "access_key_id": "AKIASANDBOXLANDED000",
+                "secret_access_key": "sandbox-secret-access-key",
+                "sender": "+14155550100",
+                "configuration_set": "landed",
+                "topic_arns": ["arn:aws:sns:eu-west-1:123456789012:landed-texts"],
+                "sns_base_url": sandbox.url,
+                "trust_any_certificate": True,
             }
     raise ValueError(vendor)

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from app.errors import ConfigurationError
 from app.providers.apns import Apns, ApnsAccount
+from app.providers.aws_sms import AwsSms, AwsSmsAccount
 from app.providers.base import AnyProvider
 from app.providers.chat import Chat, ChatAccount
 from app.providers.fcm import Fcm, FcmAccount
@@ -44,6 +45,7 @@ ADAPTERS: Final[Mapping[str, Factory]] = {
     Twilio.name: _factory(TwilioAccount, Twilio),
     Sinch.name: _factory(SinchAccount, Sinch),
     Vonage.name: _factory(VonageAccount, Vonage),
+    AwsSms.name: _factory(AwsSmsAccount, AwsSms),
     StandardWebhooks.name: _factory(StandardWebhooksAccount, StandardWebhooks),
     Chat.name: _factory(ChatAccount, Chat),
     Postmark.name: _factory(PostmarkAccount, Postmark),

@@ -14,8 +14,6 @@ errors, mailbox simulator) and the SNS Developer Guide (see ``sns``). What shape
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,14 +22,12 @@ from datetime import datetime
 from email.header import Header
 from email.utils import formataddr, parseaddr
 from typing import Any, ClassVar, Final, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 from uuid import UUID
-
-import structlog
 
 from app.domain.models import Channel, Evidence, EvidenceKind, Outcome, OutcomeKind
 from app.errors import FieldError, InvalidFields
-from app.providers import sns
+from app.providers import aws, sns
 from app.providers.base import (
     SENDER_REFUSED,
     AttemptRef,
@@ -66,8 +62,6 @@ from app.providers.email_fields import (
     refuse_injection,
 )
 from app.providers.reading import at, detail, digest, document, items, moment, retry_after, shown, text, words_of
-
-log = structlog.get_logger()
 
 SEND_PATH: Final = "/v2/email/outbound-emails"
 INSIGHTS_PATH: Final = "/v2/email/insights/"
@@ -120,7 +114,7 @@ class SesAccount:
     webhook_max_age_seconds: float = sns.MAX_AGE_SECONDS
 
     def __post_init__(self) -> None:
-        if not _REGION.fullmatch(self.region):
+        if not aws.REGION.fullmatch(self.region):
             raise ValueError(f"region {self.region!r} is not an AWS region, such as eu-west-1")
         if not (self.access_key_id and self.secret_access_key):
             raise ValueError("access_key_id and secret_access_key must not be empty")
@@ -151,7 +145,7 @@ class SesAccount:
         )
 
 
-class Ses(Provider[EmailMessage]):
+class Ses(sns.Subscriber, Provider[EmailMessage]):
     """One SES account behind the Provider protocol."""
 
     name: ClassVar[str] = "ses"
@@ -196,9 +190,10 @@ class Ses(Provider[EmailMessage]):
     def _signed(self, method: str, path: str, now: datetime, body: bytes = b"") -> ProviderRequest:
         url = self.account.url + path
         headers = {"Content-Type": "application/json"} if body else {}
-        headers = sign(
-            Credentials(self.account.access_key_id, self.account.secret_access_key, self.account.session_token),
-            self.account.region,
+        headers = aws.sign(
+            aws.Credentials(self.account.access_key_id, self.account.secret_access_key, self.account.session_token),
+            region=self.account.region,
+            service=_SERVICE,
             method=method,
             url=url,
             headers=headers,
@@ -214,7 +209,7 @@ class Ses(Provider[EmailMessage]):
         if response.status == 200 and message_id:
             return Outcome(OutcomeKind.ACCEPTED, "accepted", response.status, provider_message_id=message_id)
         words = _words(payload, response.body)
-        error = _error_type(response, payload)
+        error = aws.error_name(response, payload)
         kind = _refusal(response.status, error, words)
         wait = _wait(response, words, now) if kind is OutcomeKind.RATE_LIMITED else None
         ours = kind is OutcomeKind.UNAUTHORIZED and _is_about_the_sender(error, words)
@@ -228,45 +223,17 @@ class Ses(Provider[EmailMessage]):
 
     # -- webhooks --------------------------------------------------------------------------------------------
 
-    def key_url(self, request: WebhookRequest) -> str | None:
-        """Where the certificate is that signs this message, once it is known to be of a topic of ours."""
-        message = sns.read(request)
-        sns.check_ours(message, request.headers, self.trust)
-        return sns.certificate_url(message, self.trust)
-
-    def verify(self, request: WebhookRequest, now: datetime, key: bytes | None = None) -> None:
-        """Refuses what SNS did not sign for a topic of ours. ``key``: the certificate that ``key_url`` leads to."""
-        message = sns.read(request)
-        sns.check_ours(message, request.headers, self.trust)
-        sns.certificate_url(message, self.trust)
-        if message.type == sns.SUBSCRIPTION:
-            sns.subscribe_url(message, self.trust)
-        sns.verify(message, self.trust, key, now)
-
     def parse(self, request: WebhookRequest) -> tuple[Evidence, ...]:
         """The facts in one notification; none in a confirmation, or in what SNS and SES say about the set-up."""
-        message = sns.read(request)
-        if message.type == sns.UNSUBSCRIPTION:
-            # From here on no event comes, and nothing else would tell: somebody has to subscribe again.
-            log.error("subscription_ended", provider=self.name, topic=message["TopicArn"])
-        if message.type != sns.NOTIFICATION:
+        message = self.notification(request)
+        if message is None:
             return ()
-        said = message["Message"]
-        if said.startswith(_SETUP_WORDS):
-            return ()
-        event = document(said.encode("utf-8", "replace"))
+        event = document(message["Message"].encode("utf-8", "replace"))
         if not isinstance(event, dict):
             raise sns.malformed("the notification is not an event of SES")
         if event.get("notificationType") == _SETUP_TYPE:
             return ()
         return tuple(_evidence(event, message.timestamp or request.received_at))
-
-    def confirmation(self, request: WebhookRequest) -> ProviderRequest | None:
-        """The visit that confirms a subscription; SNS sends no events before."""
-        message = sns.read(request)
-        if message.type != sns.SUBSCRIPTION:
-            return None
-        return ProviderRequest("GET", sns.subscribe_url(message, self.trust), {})
 
     # -- looking up ------------------------------------------------------------------------------------------
 
@@ -294,66 +261,9 @@ class Ses(Provider[EmailMessage]):
         return Lookup(LookupVerdict.TOO_EARLY, detail="accepted by SES, no insights yet")
 
 
-# -- Signature Version 4 -------------------------------------------------------------------------------------
-
-
-class Credentials(NamedTuple):
-    access_key_id: str
-    secret_access_key: str
-    session_token: str | None = None
-
-
-_ALGORITHM: Final = "AWS4-HMAC-SHA256"
-_SERVICE: Final = "ses"
-
-
-def sign(
-    credentials: Credentials,
-    region: str,
-    *,
-    method: str,
-    url: str,
-    headers: Mapping[str, str],
-    body: bytes,
-    now: datetime,
-) -> dict[str, str]:
-    """The headers of a request to SES with its signature (AWS Signature Version 4). The URL has no query."""
-    stamp = f"{now:%Y%m%dT%H%M%SZ}"
-    scope = f"{stamp[:8]}/{region}/{_SERVICE}/aws4_request"
-    address = urlsplit(url)
-    signed = {**headers, "Host": address.netloc, "X-Amz-Date": stamp}
-    if credentials.session_token is not None:
-        signed["X-Amz-Security-Token"] = credentials.session_token
-    canonical = sorted((name.lower(), value.strip()) for name, value in signed.items())
-    names = ";".join(name for name, _ in canonical)
-    request = "\n".join(
-        (
-            method,
-            quote(address.path, safe="/~"),  # encoded once more than it travels, as for every service but S3
-            "",
-            *(f"{name}:{value}" for name, value in canonical),
-            "",
-            names,
-            hashlib.sha256(body).hexdigest(),
-        )
-    )
-    to_sign = "\n".join((_ALGORITHM, stamp, scope, hashlib.sha256(request.encode()).hexdigest()))
-    key = f"AWS4{credentials.secret_access_key}".encode()
-    for part in (stamp[:8], region, _SERVICE, "aws4_request"):
-        key = _hmac(key, part)
-    signature = _hmac(key, to_sign).hex()
-    credential = f"{credentials.access_key_id}/{scope}"
-    authorization = f"{_ALGORITHM} Credential={credential}, SignedHeaders={names}, Signature={signature}"
-    return {**signed, "Authorization": authorization}
-
-
-def _hmac(key: bytes, message: str) -> bytes:
-    return hmac.new(key, message.encode(), hashlib.sha256).digest()
-
-
 # -- requests ------------------------------------------------------------------------------------------------
 
-_REGION: Final = re.compile(r"[a-z]{2}(-[a-z]+)+-[0-9]{1,2}")
+_SERVICE: Final = "ses"
 _CONFIGURATION_SET: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PLAIN_ADDRESS: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@([A-Za-z0-9-]{1,63}\.)+[A-Za-z0-9-]{2,63}")
 _NOT_IN_TAGS: Final = re.compile(r"[^A-Za-z0-9_-]")
@@ -414,13 +324,7 @@ _ERRORS: Final[Mapping[str, OutcomeKind]] = {
     "AccountSuspendedException": OutcomeKind.UNAUTHORIZED,
     "SendingPausedException": OutcomeKind.UNAUTHORIZED,
     "NotFoundException": OutcomeKind.UNAUTHORIZED,  # the configuration set: a setting of ours, not this message
-    "AccessDeniedException": OutcomeKind.UNAUTHORIZED,
-    "InvalidClientTokenId": OutcomeKind.UNAUTHORIZED,
-    "UnrecognizedClientException": OutcomeKind.UNAUTHORIZED,
-    "SignatureDoesNotMatch": OutcomeKind.UNAUTHORIZED,
-    "InvalidSignatureException": OutcomeKind.UNAUTHORIZED,
-    "ExpiredTokenException": OutcomeKind.UNAUTHORIZED,
-    "RequestExpired": OutcomeKind.UNAUTHORIZED,  # a clock is wrong, or the credentials are
+    **dict.fromkeys(aws.NOT_LET_IN, OutcomeKind.UNAUTHORIZED),
     "MessageRejected": OutcomeKind.REJECTED,
     "BadRequestException": OutcomeKind.REJECTED,
 }
@@ -431,12 +335,6 @@ _BAD_ADDRESS: Final = re.compile(
     r"missing (final|local)|(domain|local address) (contains|starts|ends)",
     re.I | re.S,
 )
-
-
-def _error_type(response: ProviderResponse, payload: Any) -> str:
-    """The error's name, from the header or the body: without its namespace, and what follows a colon."""
-    given = response.headers.get("x-amzn-errortype") or text(at(payload, "code")) or text(at(payload, "__type"))
-    return given.partition(":")[0].rpartition("#")[2].strip()
 
 
 def _refusal(status: int, error: str, words: str) -> OutcomeKind:
@@ -473,7 +371,6 @@ def _wait(response: ProviderResponse, words: str, now: datetime) -> float | None
 
 # -- events --------------------------------------------------------------------------------------------------
 
-_SETUP_WORDS: Final = "Successfully validated SNS topic"
 _SETUP_TYPE: Final = "AmazonSnsSubscriptionSucceeded"
 
 

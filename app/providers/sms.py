@@ -54,10 +54,14 @@ OPTED_OUT: Final = Verdict(EvidenceKind.FAILED, BounceClass.PROVIDER_SUPPRESSED,
 # -- sending -----------------------------------------------------------------------------------------------------------
 
 
+def check_base_url(base_url: str | None, name: str = "base_url") -> None:
+    if base_url is not None and not _BASE_URL.fullmatch(base_url):
+        raise ValueError(f"{name} must be http(s)://host[:port], without a path")
+
+
 def check_account(*, base_url: str | None, lookup_settle_seconds: float | None = None) -> None:
     """Raises ValueError for settings that no account can work with."""
-    if base_url is not None and not _BASE_URL.fullmatch(base_url):
-        raise ValueError("base_url must be http(s)://host[:port], without a path")
+    check_base_url(base_url)
     if lookup_settle_seconds is not None and lookup_settle_seconds < 0:
         raise ValueError("lookup_settle_seconds must not be negative")
 

@@ -22,8 +22,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
+import structlog
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -32,8 +33,10 @@ from cryptography.x509.oid import NameOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from app.errors import WebhookRefused
-from app.providers.base import WebhookRequest
+from app.providers.base import ProviderRequest, WebhookRequest
 from app.providers.reading import at, document, moment, text
+
+log = structlog.get_logger()
 
 MAX_AGE_SECONDS: Final = 3600.0 + 300.0  # SNS retries for an hour at the most; five minutes for the clocks
 FUTURE_SECONDS: Final = 300.0
@@ -45,6 +48,9 @@ RETRY_STATUS: Final = 503  # SNS comes again after 5xx, and only after 5xx
 NOTIFICATION: Final = "Notification"
 SUBSCRIPTION: Final = "SubscriptionConfirmation"
 UNSUBSCRIPTION: Final = "UnsubscribeConfirmation"
+
+#: How a line of plain text begins by which a service says that it may publish to the topic.
+_SETUP_WORDS: Final = "Successfully validated SNS topic"
 
 #: What is signed of each type, in the order it is signed. ``Subject`` counts only where there is one.
 _CONFIRMATION_KEYS: Final = ("Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type")
@@ -258,3 +264,45 @@ def _forged(why: str) -> WebhookRefused:
 
 def _again(why: str) -> WebhookRefused:
     return WebhookRefused(why, reason="unverifiable", status=RETRY_STATUS)
+
+
+# -- for adapters ------------------------------------------------------------------------------------------------------
+
+
+class Subscriber:
+    """A base beside ``Provider`` for an adapter whose events come through topics of SNS; it sets ``trust``."""
+
+    name: ClassVar[str]
+    trust: SnsTrust
+
+    def key_url(self, request: WebhookRequest) -> str | None:
+        """Where the certificate is that signs this message, once it is known to be of a topic of ours."""
+        message = read(request)
+        check_ours(message, request.headers, self.trust)
+        return certificate_url(message, self.trust)
+
+    def verify(self, request: WebhookRequest, now: datetime, key: bytes | None = None) -> None:
+        """Refuses what SNS did not sign for a topic of ours. ``key``: the certificate that ``key_url`` leads to."""
+        message = read(request)
+        check_ours(message, request.headers, self.trust)
+        certificate_url(message, self.trust)
+        if message.type == SUBSCRIPTION:
+            subscribe_url(message, self.trust)
+        verify(message, self.trust, key, now)
+
+    def confirmation(self, request: WebhookRequest) -> ProviderRequest | None:
+        """The visit that confirms a subscription; SNS sends no events before."""
+        message = read(request)
+        if message.type != SUBSCRIPTION:
+            return None
+        return ProviderRequest("GET", subscribe_url(message, self.trust), {})
+
+    def notification(self, request: WebhookRequest) -> SnsMessage | None:
+        """The notification in a request; None for what SNS, or the service behind the topic, says of the set-up."""
+        message = read(request)
+        if message.type == UNSUBSCRIPTION:
+            # From here on no event comes, and nothing else would tell: somebody has to subscribe again.
+            log.error("subscription_ended", provider=self.name, topic=message["TopicArn"])
+        if message.type != NOTIFICATION or message["Message"].startswith(_SETUP_WORDS):
+            return None
+        return message

@@ -6,12 +6,14 @@ nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from litestar import Request, Response, Router, get
+from litestar import Request, Response, get
+from litestar.types import ControllerRouterHandler
 
 from app.sandbox.ledger import Kind
 from app.sandbox.runtime import Sandbox
@@ -183,5 +185,6 @@ def _sandbox(request: AnyRequest) -> Sandbox:
     return sandbox
 
 
-def mailbox_router() -> Router:
-    return Router(path="/", route_handlers=[mailbox, message, message_html, style])
+def mailbox_handlers() -> Sequence[ControllerRouterHandler]:
+    """Each by itself: a router would claim every method of ``/``, where Amazon's JSON services are posted to."""
+    return (mailbox, message, message_html, style)

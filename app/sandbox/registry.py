@@ -16,6 +16,7 @@ from app.sandbox.push.fcm import Fcm
 from app.sandbox.push.web_push import WebPush
 from app.sandbox.sendgrid.protocol import SendGrid
 from app.sandbox.ses.protocol import Ses
+from app.sandbox.sms.aws import AwsSms
 from app.sandbox.sms.sinch import Sinch
 from app.sandbox.sms.twilio import Twilio
 from app.sandbox.sms.vonage import Vonage
@@ -26,7 +27,7 @@ PROTOCOLS: Final[Mapping[str, type[Protocol]]] = MappingProxyType(
         kind.name: kind
         for kind in (
             *(Mailgun, Ses, SendGrid, Postmark, Smtp),
-            *(Twilio, Sinch, Vonage),
+            *(Twilio, Sinch, Vonage, AwsSms),
             *(Apns, Fcm, WebPush),
             *(Merchant, Slack, Discord, Teams),
         )

@@ -16,7 +16,7 @@ from app.sandbox.answers import SandboxProtocol
 from app.sandbox.config import SandboxConfig
 from app.sandbox.control import control_router
 from app.sandbox.httpapi import HttpProtocol, turned_down
-from app.sandbox.mailbox import mailbox_router, page_not_found
+from app.sandbox.mailbox import mailbox_handlers, page_not_found
 from app.sandbox.registry import PROTOCOLS
 from app.sandbox.runtime import Sandbox
 
@@ -59,7 +59,7 @@ def create_sandbox(config: SandboxConfig) -> Litestar:
     sandbox = Sandbox(config, PROTOCOLS)
     theirs = [handler for protocol in sandbox.protocols.values() for handler in protocol.handlers()]
     return Litestar(
-        route_handlers=[*theirs, control_router(), mailbox_router(), health],
+        route_handlers=[*theirs, control_router(), *mailbox_handlers(), health],
         exception_handlers={NotFoundException: _turned_down, MethodNotAllowedException: _turned_down},
         on_startup=[sandbox.start],
         on_shutdown=[sandbox.stop],

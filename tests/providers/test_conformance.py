@@ -85,6 +85,14 @@ ACCOUNTS: Mapping[str, Mapping[str, Any]] = {
     "twilio": {"account_sid": "AC" + "0" * 32, "auth_token": SECRET, "sender": "+14155550100"},
     "sinch": {"service_plan_id": "plan", "api_token": SECRET, "sender": "+14155550100", "webhook_secret": SECRET},
     "vonage": {"api_key": "abcd1234", "api_secret": SECRET, "sender": "Landed", "signature_secret": SECRET},
+    "aws_sms": {
+        "region": "eu-west-1",
+        "access_key_id": "AKIDEXAMPLE",
+        "secret_access_key": SECRET,
+        "sender": "+14155550100",
+        "configuration_set": "landed",
+        "topic_arns": ["arn:aws:sns:eu-west-1:123456789012:landed"],
+    },
     "apns": {"key_id": "KEY1234567", "team_id": "TEAM123456", "topic": "com.example.app", "key": EC_PEM},
     "fcm": {
         "project_id": "demo",
@@ -283,8 +291,6 @@ WAITS: Mapping[str, float | None] = {
     "Mon, 99 Foo 2026 12:00:00 +999999999": None,
     "": None,
 }
-#: Merchants and rooms, one of which must not keep the others waiting: theirs is a failure of the one message.
-EACH_ITS_OWN = ("chat", "standard-webhooks")
 
 
 @pytest.mark.parametrize("name", [name for name in REMOTE if name != "smtp"])
@@ -293,7 +299,7 @@ def test_a_limit_is_believed_for_as_long_as_it_says_and_nonsense_for_no_time(
     name: str, value: str, seconds: float | None
 ):
     outcome = provider(name).interpret(ProviderResponse(429, {"retry-after": value}, b""), NOW)
-    assert outcome.kind is (OutcomeKind.TRANSIENT if name in EACH_ITS_OWN else OutcomeKind.RATE_LIMITED)
+    assert outcome.kind is OutcomeKind.RATE_LIMITED
     otherwise = provider(name).interpret(ProviderResponse(429, {}, b""), NOW).retry_after_seconds
     assert outcome.retry_after_seconds == (otherwise if seconds is None else pytest.approx(seconds))
     assert_bearable(outcome.retry_after_seconds)

@@ -167,7 +167,7 @@ async def rig_for(adapters, hub, sandbox) -> AsyncIterator[Callable[[str], Rig]]
 
 async def confirm(ses: Rig, sandbox: SandboxProcess) -> None:
     """Let the adapter confirm the subscription to its topic, as a verified webhook asks it to."""
-    if any(entry["data"]["confirmed"] for entry in sandbox.ledger(kind="subscription")):
+    if any(entry["data"]["confirmed"] for entry in sandbox.ledger(kind="subscription", provider="ses")):
         return
     [asked, *_] = await asyncio.to_thread(wait_until, lambda: ses.posts("SubscriptionConfirmation"))
     assert ses.read(asked) == []

@@ -1,7 +1,7 @@
 """Every vendor that may take Mailgun's or Twilio's place, end to end: what arrives arrives once, the rest ends by name.
 
-What a vendor cannot tell is part of the promise: SMTP and Vonage cannot be asked, so there an unknown outcome waits for
-evidence, and without any it ends as unconfirmed instead of being sent again.
+What a vendor cannot tell is part of the promise: SMTP, Vonage and Amazon's texts cannot be asked about, so there an
+unknown outcome waits for evidence, and without any it ends as unconfirmed instead of being sent again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pytest
 
 from tests import vendors
 from tests.conftest import TEMPLATE, Cluster
+from tests.sandbox_process import wait_until
 from tests.system import System
 
 pytestmark = pytest.mark.slow
@@ -77,7 +78,7 @@ def test_what_was_taken_and_not_answered_is_never_sent_again(system: System, scr
 
 @pytest.mark.parametrize(("script", "number"), [("rate-limited", 160), ("outage", 161), ("unauthorized", 162)])
 def test_what_was_refused_for_a_while_goes_out_once_and_late(system: System, script: str, number: int) -> None:
-    if script == "outage" and system.vendor in ("ses", "vonage"):
+    if script == "outage" and system.vendor in ("ses", "vonage", "aws_sms"):
         pytest.skip("a 5xx of unknown outcome, and nobody to ask: it ends as unconfirmed, as the next test says")
     notification = send(system, script, number)
     assert system.delivered_as(notification, "delivered")["attempts"] >= 2
@@ -85,7 +86,7 @@ def test_what_was_refused_for_a_while_goes_out_once_and_late(system: System, scr
 
 
 def test_what_nobody_can_tell_ends_as_unconfirmed_and_is_not_sent_again(system: System) -> None:
-    if system.vendor not in ("ses", "smtp", "vonage"):
+    if system.vendor not in ("ses", "smtp", "vonage", "aws_sms"):
         pytest.skip("this vendor can be asked")
     notification = send(system, "hang", 144)
     delivery = system.delivered_as(notification, "unconfirmed")
@@ -97,6 +98,20 @@ def test_what_nobody_can_tell_ends_as_unconfirmed_and_is_not_sent_again(system: 
 def test_however_its_webhooks_come_the_end_is_the_same(system: System, script: str, number: int) -> None:
     notification = send(system, script, number)
     assert system.delivered_as(notification, "delivered")["attempts"] == 1
+
+
+def test_what_only_the_carrier_took_is_no_delivery(system: System) -> None:
+    if system.vendor != "aws_sms":
+        pytest.skip("of Amazon alone: it calls such a text successful")
+    proven, unproven = send(system, "ada", 101), send(system, "never-confirmed", 137)
+
+    def said(notification: UUID) -> set[str]:
+        return {entry["data"].get("status") for entry in system.timeline(notification) if entry["source"] == "provider"}
+
+    system.delivered_as(proven, "delivered")
+    assert "TEXT_DELIVERED" in said(proven)
+    wait_until(lambda: "TEXT_SUCCESSFUL" in said(unproven), what="the carrier's word")
+    assert system.delivered_as(unproven, "sent")["delivered_at"] is None
 
 
 def test_a_complaint_suppresses_the_address(system: System) -> None:

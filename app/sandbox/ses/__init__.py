@@ -1,5 +1,5 @@
-"""Amazon SES v2 and the SNS topic its events go through.
+"""Amazon SES v2.
 
-Shapes follow the SES API v2 reference, "Contents of event data that Amazon SES publishes to Amazon SNS" and the SNS
-developer guide; docs/sandbox.md lists what is left out.
+Shapes follow the SES API v2 reference, "Contents of event data that Amazon SES publishes to Amazon SNS";
+docs/sandbox.md lists what is left out.
 """

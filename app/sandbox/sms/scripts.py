@@ -23,8 +23,8 @@ NOT_MOBILE: Final = "not_mobile"
 RECIPIENT_OPTED_OUT: Final = "recipient_opted_out"
 
 TWILIO: Final = frozenset({"twilio"})
-NOT_SINCH: Final = frozenset({"twilio", "vonage"})
-NOT_TWILIO: Final = frozenset({"sinch", "vonage"})
+NOT_SINCH: Final = frozenset({"twilio", "vonage", "aws_sms"})
+NOT_TWILIO: Final = frozenset({"sinch", "vonage", "aws_sms"})
 
 QUEUED: Final = Step("queued")
 SENT: Final = Step("sent", after=1)
@@ -48,7 +48,7 @@ START: Final = _answers("START", after=30, relieves=OPTED_OUT)
 
 DEFAULT: Final = Script("anything-else", "Delivered.", steps=TO_THE_PHONE)
 
-#: What Twilio makes of a send to somebody who answered STOP.
+#: What Twilio and Amazon make of a send to somebody who answered STOP.
 REFUSED: Final[Mapping[str, Script]] = MappingProxyType(
     {OPTED_OUT: Script("on-the-opted-out-list", "Refused.", refusal=Refusal(RECIPIENT_OPTED_OUT))}
 )
@@ -70,7 +70,7 @@ _OUTCOMES: Final = _numbered(
         Script("failed", "Failed, and nobody knows why.", steps=_fails("failed", 30008)),
         Script(
             "expired",
-            "Not delivered while it was valid (Sinch, Vonage).",
+            "Not delivered while it was valid (Sinch, Vonage, Amazon).",
             steps=_fails("expired", 0),
             at=NOT_TWILIO,
         ),
@@ -174,7 +174,7 @@ _REFUSALS: Final = _numbered(
         ),
         Script(
             "opted-out",
-            "Refused: the person has opted out (Twilio, Vonage).",
+            "Refused: the person has opted out (Twilio, Vonage, Amazon).",
             refusal=Refusal(RECIPIENT_OPTED_OUT),
             at=NOT_SINCH,
         ),
@@ -186,7 +186,7 @@ _PEOPLE: Final = _numbered(
     (
         Script(
             "answers-stop",
-            "Delivered, and answered STOP. Twilio refuses what is sent from then on.",
+            "Delivered, and answered STOP. Twilio and Amazon refuse what is sent from then on.",
             steps=(*TO_THE_PHONE, STOP),
         ),
         Script(

@@ -22,7 +22,6 @@ from app.sandbox.emails import iso_time
 from app.sandbox.protocol import STALE_SECONDS, Forgery, Outgoing
 
 _KEY_BITS: Final = 2048
-_SUBJECT: Final = "Amazon SES Email Event Notification"
 #: What is signed of each type of message, in this order.
 _SIGNED: Final = {
     "Notification": ("Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type"),
@@ -33,11 +32,11 @@ _FOREIGN_TOPIC: Final = "arn:aws:sns:eu-west-1:999999999999:not-yours"
 
 
 class Topic:
-    """Signs what it says with a key of its own, SignatureVersion 2."""
+    """Signs what it says with a key of its own, SignatureVersion 2. ``url``: where its certificate is served."""
 
-    def __init__(self, arn: str, base_url: str) -> None:
+    def __init__(self, arn: str, url: str) -> None:
         self.arn = arn
-        self._base_url = base_url
+        self._url = url
 
     @cached_property
     def _key(self) -> rsa.RSAPrivateKey:
@@ -62,12 +61,12 @@ class Topic:
         return certificate.public_bytes(serialization.Encoding.PEM)
 
     @cached_property
-    def certificate_path(self) -> str:
+    def certificate_name(self) -> str:
         digest = hashlib.sha256(self.certificate).hexdigest()[:32]
-        return f"/sns/SimpleNotificationService-{digest}.pem"
+        return f"SimpleNotificationService-{digest}.pem"
 
     def notification(
-        self, message: str, *, event_id: str, forgery: Forgery | None = None, subject: str | None = _SUBJECT
+        self, message: str, *, event_id: str, forgery: Forgery | None = None, subject: str | None = None
     ) -> Outgoing:
         """``message`` as SNS posts it; ``forgery`` makes a lie of it. The same event keeps its MessageId."""
         arn = _FOREIGN_TOPIC if forgery is Forgery.FOREIGN else self.arn
@@ -82,7 +81,7 @@ class Topic:
         signed = self._sign(fields, genuine=forgery is not Forgery.BAD_SIGNATURE)
         subscription = f"{arn}:{uuid5(NAMESPACE_URL, arn)}"
         query = urlencode({"Action": "Unsubscribe", "SubscriptionArn": subscription})
-        return _outgoing(signed | {"UnsubscribeURL": f"{self._base_url}/sns/?{query}"}, subscription)
+        return _outgoing(signed | {"UnsubscribeURL": f"{self._url}/?{query}"}, subscription)
 
     def confirmation(self, token: str) -> Outgoing:
         """The request to confirm that the topic's messages are wanted."""
@@ -94,7 +93,7 @@ class Topic:
             "TopicArn": self.arn,
             "Message": f"You have chosen to subscribe to the topic {self.arn}.\nTo confirm the subscription, visit the "
             "SubscribeURL included in this message.",
-            "SubscribeURL": f"{self._base_url}/sns/?{query}",
+            "SubscribeURL": f"{self._url}/?{query}",
             "Timestamp": iso_time(time.time()),
         }
         return _outgoing(self._sign(fields, genuine=True), None)
@@ -107,7 +106,7 @@ class Topic:
             **fields,
             "SignatureVersion": "2",
             "Signature": base64.b64encode(signature).decode(),
-            "SigningCertURL": f"{self._base_url}{self.certificate_path}",
+            "SigningCertURL": f"{self._url}/{self.certificate_name}",
         }
 
 
