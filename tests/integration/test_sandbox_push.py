@@ -500,7 +500,7 @@ def test_the_token_endpoint_checks_who_signed_what(sandbox, changes, words):
 def test_fcm_lets_nobody_in_without_a_bearer_token_of_its_own(sandbox):
     assert fcm_send(sandbox, "any", "wrong").json()["error"]["status"] == "UNAUTHENTICATED"
     good = fcm_bearer(sandbox)
-    assert fcm_send(sandbox, "any", good[:-2] + "xx").json()["error"]["status"] == "UNAUTHENTICATED"
+    assert fcm_send(sandbox, "any", f"{good}x").json()["error"]["status"] == "UNAUTHENTICATED"
     url = f"{sandbox.url}/v1/projects/another/messages:send"
     denied = httpx.post(url, json={}, headers={"Authorization": f"Bearer {good}"})
     assert denied.json()["error"]["status"] == "PERMISSION_DENIED"

@@ -262,7 +262,7 @@ async def test_full_connections_get_another_beside_them_up_to_the_limit():
         await send(transport, request(server))
         calls = [sending(transport, request(server)) for _ in range(40)]
         await server.until_complete(1 + 4 + 1)  # four on the first, one to try the second
-        for _ in range(40):
+        while not all(call.done() for call in calls):
             for held in server.requests[1:]:
                 if held.stream in held.connection.open:
                     held.answer(Answer())
