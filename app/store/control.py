@@ -31,7 +31,8 @@ WAIT_FOR_NO_STANDBY, LEASE_SLOTS = _q["wait_for_no_standby"], _q["lease_slots"]
 REPORT_OUTCOMES, OPEN_FAILING, SHIFT_SHARES = _q["report_outcomes"], _q["open_failing"], _q["shift_shares"]
 SPEED_UP = _q["speed_up"]
 JUDGE_LOAD_TURN, JUDGE_LOAD = _q["judge_load_turn"], _q["judge_load"]
-PURGE, PURGE_EVENTS, PURGE_KEY_LIMITS = _q["purge"], _q["purge_events"], _q["purge_key_limits"]
+PURGE, PURGE_LANES = _q["purge"], _q["purge_lanes"]
+PURGE_EVENTS, PURGE_KEY_LIMITS = _q["purge_events"], _q["purge_key_limits"]
 
 _json = msgspec.json.Encoder()
 
@@ -249,6 +250,7 @@ async def judge_load(
 
 async def purge(conn: Connection, *, keep_seconds: float) -> None:
     await conn.execute(PURGE)
+    await conn.execute(PURGE_LANES)
     await conn.execute(PURGE_EVENTS, {"keep_seconds": keep_seconds})
     await conn.execute(PURGE_KEY_LIMITS, {"keep_seconds": keep_seconds})
 

@@ -402,6 +402,14 @@ RETURNING name, event, detail;
 -- name: purge
 DELETE FROM store.provider_outcomes WHERE at < now() - interval '1 day';
 
+-- name: purge_lanes
+-- A worker publishes all lanes of its configuration when it starts. What was published well before the oldest that lives
+-- started, none of them has any more; what still waits there is shown all the same (reporting.lanes).
+DELETE FROM store.lanes
+WHERE published_at < (SELECT min(w.started_at) - interval '1 hour'
+                      FROM store.workers w
+                      WHERE w.stopped_at IS NULL AND w.last_seen_at > now() - interval '1 hour');
+
 -- name: purge_key_limits
 DELETE FROM store.api_key_limits WHERE hour < now() - make_interval(secs => %(keep_seconds)s);
 

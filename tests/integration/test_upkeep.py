@@ -12,10 +12,10 @@ import pytest
 
 from app.db import Database
 from app.errors import Unavailable
-from app.flows.upkeep import drop_partitions, ensure_partitions
+from app.flows.upkeep import drop_partitions, ensure_partitions, upkeep
 from app.settings import Settings
 from app.store import upkeep as store
-from tests.factories import make_delivery
+from tests.factories import make_delivery, make_lane, make_worker
 
 SETTINGS = Settings()
 OLD = datetime.now(UTC) - timedelta(days=40)
@@ -180,3 +180,21 @@ async def test_a_day_that_was_made_ahead_is_as_strict_as_its_table(conn, db):
     assert len(found) == 5
     for table, own_checks, checks, own_indexes, indexes, own_triggers, triggers in found:
         assert (own_checks, own_indexes, own_triggers) == (checks, indexes, triggers), table
+
+
+async def test_a_lane_that_no_living_worker_has_published_is_forgotten(conn, db):
+    ago = {hours: datetime.now(UTC) - timedelta(hours=hours) for hours in (1, 3, 9)}
+    for name, hours in (("email.alert.default", 1), ("email.alert.quiet", 3), ("email.alert.removed", 9)):
+        await make_lane(conn, name, "mailgun")
+        await conn.execute("UPDATE store.lanes SET published_at = %s WHERE name = %s", (ago[hours], name))
+    await make_worker(conn, started_at=ago[9], last_seen_at=ago[9])  # has died
+    await upkeep(db, SETTINGS)
+    assert len(await lanes(conn)) == 3, "nobody lives who would know"
+    await make_worker(conn, "email.alert.default", started_at=ago[3])
+    await upkeep(db, SETTINGS)
+    assert await lanes(conn) == ["email.alert.default", "email.alert.quiet"]
+
+
+async def lanes(conn: psycopg.AsyncConnection) -> list[str]:
+    cursor = await conn.execute("SELECT name FROM store.lanes ORDER BY name")
+    return [row[0] for row in await cursor.fetchall()]
