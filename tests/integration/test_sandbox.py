@@ -689,13 +689,13 @@ def test_every_entry_names_its_provider(sandbox):
 
 
 def test_the_ledger_holds_no_secret_and_no_body(sandbox):
-    send(sandbox, address("ann"), text="one-time code 971204", html="<p>one-time code 971204</p>")
+    send(sandbox, address("ann"), text="one-time code swordfish", html="<p>one-time code swordfish</p>")
     httpx.get(f"{sandbox.url}/v5/accounts/http_signing_key", auth=("api", sandbox.api_key)).raise_for_status()
     sandbox.wait_until_settled()
 
     written = sandbox.ledger_path.read_text() + sandbox.output_path.read_text()
 
-    for secret in (sandbox.api_key, sandbox.signing_key, "971204"):
+    for secret in (sandbox.api_key, sandbox.signing_key, "swordfish"):
         assert secret not in written
 
 

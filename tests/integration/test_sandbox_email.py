@@ -957,18 +957,18 @@ def test_every_message_is_on_the_mailbox_page_with_its_provider(sandbox, smtp_po
 
 def test_no_secret_and_no_body_is_on_the_ledger(sandbox, smtp_port):
     send_by_ses(
-        sandbox, address("ann"), Content={"Simple": {"Subject": {"Data": "S"}, "Body": {"Text": {"Data": "971204"}}}}
+        sandbox, address("ann"), Content={"Simple": {"Subject": {"Data": "S"}, "Body": {"Text": {"Data": "swordfish"}}}}
     )
-    raw_mail(sandbox, address("ann"), content=[{"type": "text/plain", "value": "971204"}])
-    send_by_postmark(sandbox, address("ann"), TextBody="971204")
+    raw_mail(sandbox, address("ann"), content=[{"type": "text/plain", "value": "swordfish"}])
+    send_by_postmark(sandbox, address("ann"), TextBody="swordfish")
     client = connected(sandbox, smtp_port)
-    client.sendmail(SENDER, [address("ann")], b"Subject: S\r\n\r\n971204")
+    client.sendmail(SENDER, [address("ann")], b"Subject: S\r\n\r\nswordfish")
     client.close()
     sandbox.wait_until_settled()
 
     written = sandbox.ledger_path.read_text() + sandbox.output_path.read_text()
 
-    for secret in (SES_SECRET, SENDGRID_KEY, POSTMARK_TOKEN, SMTP_LOGIN[1], "sandbox-webhook-password", "971204"):
+    for secret in (SES_SECRET, SENDGRID_KEY, POSTMARK_TOKEN, SMTP_LOGIN[1], "sandbox-webhook-password", "swordfish"):
         assert secret not in written
     assert "Traceback" not in written
 
