@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import json
+import os
+import random
 import signal
 import socket
 import subprocess
@@ -23,11 +27,21 @@ START_SECONDS = 30
 STOP_SECONDS = 15
 
 
+# Below what outgoing connections take and what the demo chooses from, above those that Chromium calls unsafe. Each
+# process of the tests has a part of its own, and gives no port twice while there are others: between the choice of one
+# and its use lies a process's start.
+PORTS_EACH = 600
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
+_first_port = 10_100 + _worker * PORTS_EACH
+_places = itertools.count(random.randrange(PORTS_EACH))
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    while True:
+        port = _first_port + next(_places) % PORTS_EACH
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(condition: Callable[[], Any], *, seconds: float = 30, what: str = "the condition") -> Any:

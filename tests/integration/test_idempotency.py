@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import json
 import os
-import socket
 import sys
 
 import httpx
@@ -17,6 +16,7 @@ import pytest
 
 from tests.factories import make_template
 from tests.rest import wrong_fields
+from tests.sandbox_process import free_port
 from tests.shop import BATCH, MAIL_SETTINGS, SEND, open_shop, running_shop
 
 
@@ -227,7 +227,7 @@ async def test_a_key_is_stored_as_it_is_meant(shop, header, stored):
 @contextlib.asynccontextmanager
 async def _process(dsn, headers):
     """The API as its own process, and a client to it."""
-    port = _free_port()
+    port = free_port()
     environment = {
         **os.environ,
         "LANDED_DATABASE_URL": dsn,
@@ -254,9 +254,3 @@ async def _until_alive(client, process):
                 if (await client.get("/health/live")).status_code == 200:
                     return
             await asyncio.sleep(0.05)
-
-
-def _free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
