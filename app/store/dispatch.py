@@ -13,7 +13,7 @@ import msgspec
 from psycopg.rows import args_row, class_row
 
 from app.db import Connection
-from app.store import control
+from app.store import control, inbound
 from app.store._queries import columns, load
 from app.store.control import ProviderState
 
@@ -28,7 +28,6 @@ RECORD_OUTCOMES = _q["record_outcomes"]
 UNPARK = _q["unpark"]
 NEXT_DUE = _q["next_due"]
 LOAD_TEMPLATES = _q["load_templates"]
-SUPPRESS_REFUSED = _q["suppress_refused"]
 
 _json = msgspec.json.Encoder()
 
@@ -236,10 +235,11 @@ async def record_outcomes(conn: Connection, records: Sequence[Recorded], *, deci
 
 
 async def suppress_refused(conn: Connection, refused: Sequence[RefusedAddress]) -> None:
-    """The caller holds the addresses' locks."""
-    await conn.execute(
-        SUPPRESS_REFUSED,
-        columns(
+    """For everything, whatever category was refused. The caller holds the addresses' locks."""
+    await inbound.suppress(
+        conn,
+        scopes=["all"] * len(refused),
+        **columns(
             refused,
             tenant_ids="tenant_id",
             channels="channel",

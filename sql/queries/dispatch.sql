@@ -296,20 +296,3 @@ FROM store.templates t
 JOIN unnest(%(tenant_ids)s::int[], %(template_ids)s::text[], %(versions)s::int[]) AS w(tenant_id, template_id, version)
     USING (tenant_id, template_id, version)
 WHERE t.channel = %(channel)s;
-
--- name: suppress_refused
--- The provider refused the address itself. Called after the addresses' locks were taken exclusively.
-INSERT INTO store.suppressions (tenant_id, channel, address, reason, detail, source, delivery_id)
-SELECT s.tenant_id, s.channel, store.normalise_address(s.channel, s.address), s.reason, s.detail, 'provider', s.id
-FROM unnest(%(tenant_ids)s::int[], %(channels)s::text[], %(addresses)s::text[], %(reasons)s::text[], %(details)s::text[],
-            %(ids)s::uuid[]) AS s(tenant_id, channel, address, reason, detail, id)
-WHERE s.reason <> 'opted_out'
-   OR NOT EXISTS (  -- who said START after the call is not put back on the list by it
-       SELECT FROM store.consents c
-       WHERE c.channel = s.channel
-         AND c.address = store.normalise_address(s.channel, s.address)
-         AND c.action = 'opt_in'
-         AND c.occurred_at > (SELECT max(a.opened_at) FROM store.attempts a
-                              WHERE a.shard = store.shard_of(s.id) AND a.delivery_id = s.id))
-ORDER BY 1, 2, 3
-ON CONFLICT DO NOTHING;
